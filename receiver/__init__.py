@@ -1,0 +1,90 @@
+"""A receiver of Kazoo's call recordings."""
+
+import logging
+import time
+from collections.abc import Mapping
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from . import config, errors
+from .access import Access
+from .body import Body
+from .naming import PlainConverter, RecordingConverter, SentPath
+from .storage import open_storage
+from .upload import uploads
+
+__all__ = ["create_app"]
+
+
+def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
+    """Return the receiver as a WSGI application.
+
+    Settings are read from the environment (`KZR_*`); `overrides` holds others by name, without
+    the prefix and as text. Raises `SettingError` where one is unknown or cannot be used.
+    """
+    app = Flask(__name__, static_folder=None)
+    app.config.update(config.load(overrides))
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.logger.setLevel(logging.INFO)
+
+    app.extensions["access"] = Access(app.config["WRITERS"], app.config["ALLOW_FROM"])
+    app.extensions["storage"] = open_storage(
+        app.config["STORAGE"],
+        min_free=app.config["MIN_FREE"],
+        supersede=app.config["ON_CONFLICT"] == "keep-both",
+    )
+
+    app.url_map.converters.update(recording=RecordingConverter, plain=PlainConverter)
+    app.url_map.merge_slashes = False  # Kazoo must never be redirected
+    if app.config["URL_PREFIX"]:
+        app.register_blueprint(uploads, url_prefix=app.config["URL_PREFIX"])
+    app.register_blueprint(uploads, name="folders")  # any other path begins with a folder
+
+    app.before_request(start_request)
+    app.after_request(log_request)
+    app.register_error_handler(Exception, answer_error)
+    proxies = app.config["TRUSTED_PROXIES"]
+    app.wsgi_app = SentPath(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0)  # type: ignore[method-assign]
+
+    if app.extensions["access"].is_open:
+        app.logger.warning(
+            "anybody who reaches this server may write: set KZR_WRITERS or KZR_ALLOW_FROM"
+        )
+    return app
+
+
+def start_request() -> None:
+    g.started = time.monotonic()
+    g.body = Body(request.environ)
+
+
+def answer_error(error: Exception) -> Response:
+    """Answer any error with its status and one line of text, which Kazoo logs."""
+    g.body.drain()
+    if not isinstance(error, HTTPException):
+        logging.getLogger(__name__).exception("internal error")
+        error = errors.ReceiverError("internal error: see the receiver's log")
+        error.code = 500
+    response = Response(f"{error.description}\n", error.code)
+    response.headers.extend(error.get_headers())
+    response.mimetype = "text/plain"
+    g.reason = error.description
+    return response
+
+
+def log_request(response: Response) -> Response:
+    """Log one line; names are percent-encoded by here, so that they cannot forge another."""
+    stored = g.get("stored")
+    logging.getLogger(__name__).info(
+        "%s name=%s bytes=%d ms=%d outcome=%s client=%s",
+        request.method,
+        stored.path if stored else request.environ["PATH_INFO"],
+        g.body.received,
+        (time.monotonic() - g.started) * 1000,
+        stored.outcome if stored else f"{response.status_code} ({g.get('reason')})",
+        request.remote_addr or "-",
+    )
+    return response

@@ -1,0 +1,113 @@
+"""A request's body as one complete local file: counted, bounded, never partial."""
+
+import io
+import os
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+from .errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    IncompleteBody,
+    LengthRequired,
+    ReceiverError,
+    StorageUnavailable,
+    UnsupportedBody,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from _typeshed.wsgi import WSGIEnvironment
+
+READ_AHEAD = 1024 * 1024  # bytes, as many as gunicorn asks of a socket at a time
+DRAIN_BYTES = 64 * 1024 * 1024
+DRAIN_SECONDS = 15.0
+
+
+class Body(io.RawIOBase):
+    """The body of one request, read at most once and never past its end or past a failure.
+
+    WSGI servers end the stream of a client that went away like that of a complete body, so the
+    bytes are counted: only a body that has its whole Content-Length, or its last chunk, ends.
+    """
+
+    def __init__(self, environ: "WSGIEnvironment") -> None:
+        self._environ = environ
+        self._input = environ["wsgi.input"]
+        self._ended = False
+        self._max_bytes: int | None = None
+        self.received = 0
+        length = environ.get("CONTENT_LENGTH") or ""
+        self.length = int(length) if length.isascii() and length.isdigit() else None
+
+    def require_raw(self, max_bytes: int) -> None:
+        """Raise unless the body is a recording as it is, and no larger than `max_bytes`."""
+        header = self._environ.get
+        coding = header("HTTP_TRANSFER_ENCODING", "").strip().lower()
+        if coding not in ("", "chunked"):
+            raise UnsupportedBody("a Transfer-Encoding other than chunked: send the file as it is")
+        if header("HTTP_CONTENT_ENCODING", "identity").strip().lower() != "identity":
+            raise UnsupportedBody("a Content-Encoding: send the recording uncompressed")
+        if header("CONTENT_TYPE", "").lower().startswith("multipart/"):
+            raise UnsupportedBody("a multipart body: turn off send_multipart in the storage plan")
+        # Only a server that ends the stream itself can hand over a body of unknown length.
+        if self.length is None and not (coding and header("wsgi.input_terminated")):
+            raise LengthRequired("no length: send a Content-Length")
+        if self.length is not None and self.length > max_bytes:
+            raise _too_large(max_bytes)
+        self._max_bytes = max_bytes
+
+    def save(self, file: BinaryIO, chunk_size: int) -> int:
+        """Write the body to `file` in pieces of `chunk_size` bytes; return its size in bytes."""
+        source = io.BufferedReader(self, READ_AHEAD)
+        while data := source.read(chunk_size):
+            file.write(data)
+        file.flush()
+        if os.fstat(file.fileno()).st_size != self.received:
+            raise StorageUnavailable("the disk did not take all that was written to it")
+        return self.received
+
+    def drain(self) -> None:
+        """Read and discard a bounded rest of the body, before an error is answered.
+
+        Erlang's httpc sends a body to its end before it reads, and sees a closed connection
+        in place of the answer if the server closes first.
+        """
+        deadline = time.monotonic() + DRAIN_SECONDS
+        self._max_bytes = self.received + DRAIN_BYTES
+        scratch = bytearray(64 * 1024)
+        try:
+            while self.readinto(scratch) and time.monotonic() < deadline:
+                pass
+        except ReceiverError:
+            pass
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer)
+        wanted = len(view)
+        if self.length is not None:
+            wanted = min(wanted, self.length - self.received)
+        if self._ended or wanted == 0:
+            return 0
+        self._ended = True  # until this read has succeeded: a read after a failed one may give junk
+        try:
+            data = self._input.read(wanted)
+        except TimeoutError as error:
+            raise BodyTimeout(f"no more data after {self.received} bytes: timed out") from error
+        except Exception as error:  # servers raise what they like for a broken body
+            raise IncompleteBody(f"the body broke off after {self.received} bytes") from error
+        if not data and self.length is not None:
+            raise IncompleteBody(f"the body ended after {self.received} of {self.length} bytes")
+        self._ended = not data
+        self.received += len(data)
+        if self._max_bytes is not None and self.received > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        view[: len(data)] = data
+        return len(data)
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the recording is larger than KZR_MAX_BYTES ({max_bytes} bytes)")

@@ -1,0 +1,125 @@
+"""Every setting of the receiver, once: its name, default, parser and meaning."""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
+
+from flask import Config
+
+from .errors import SettingError
+
+PREFIX = "KZR"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting `KZR_NAME`; `parse` turns its text into a value or raises `ValueError`."""
+
+    name: str
+    default: str
+    parse: Callable[[str], Any]
+    meaning: str
+
+
+def count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError("expected a whole number")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    if not count(text):
+        raise ValueError("expected a whole number above 0")
+    return count(text)
+
+
+def size(text: str) -> int:
+    match = re.fullmatch(r"(\d+)\s*([KMGT]?)(?:i?B)?", text.strip(), re.ASCII | re.IGNORECASE)
+    if not match:
+        raise ValueError("expected a size in bytes, such as 100M or 2G")
+    return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")
+
+
+def url_prefix(text: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", text):
+        raise ValueError("expected the path of a URL, such as /kzr")
+    return text.rstrip("/")
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"expected {' or '.join(choices)}")
+        return text
+
+    return parse
+
+
+def credentials(text: str) -> dict[str, str]:
+    pairs = [pair.partition(":") for pair in text.split()]
+    if not all(user and secret for user, _, secret in pairs):
+        raise ValueError("expected user:secret, several separated by spaces")
+    return {user: secret for user, _, secret in pairs}
+
+
+def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    try:
+        return tuple(ip_network(part) for part in re.split(r"[\s,]+", text.strip()) if part)
+    except ValueError as error:
+        raise ValueError(f"expected networks such as 10.0.0.0/8: {error}") from None
+
+
+def path(text: str) -> str:
+    if not text:
+        raise ValueError("expected the path of a folder")
+    return text
+
+
+SETTINGS = (
+    Setting("STORAGE", "recordings", path, "folder that recordings are stored in"),
+    Setting("URL_PREFIX", "/kzr", url_prefix, "path that stands for the storage's root"),
+    Setting("WRITERS", "", credentials, "who may write: `user:secret`, several by spaces"),
+    Setting("ALLOW_FROM", "", networks, "networks that may write, such as `10.0.0.0/8`"),
+    Setting("TRUSTED_PROXIES", "0", count, "number of proxies whose X-Forwarded-For counts"),
+    Setting("MAX_BYTES", "2G", size, "largest recording"),
+    Setting("MIN_FREE", "100M", size, "disk space to leave free"),
+    Setting(
+        "ON_CONFLICT",
+        "keep-both",
+        one_of("keep-both", "refuse"),
+        "another recording has the name: `keep-both`, or `refuse` the new one",
+    ),
+    Setting("CHUNK_SIZE", "1024", positive, "bytes that are read at a time"),
+    Setting("READ_TIMEOUT", "30", positive, "seconds that a sender may stall (gunicorn)"),
+    Setting("BODY_DEADLINE", "600", positive, "seconds that a whole upload may take (gunicorn)"),
+)
+
+
+def load(overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the settings by name, from the environment's `KZR_*` and then `overrides`.
+
+    Raises `SettingError`, with a line that names the setting, for an unknown name or a bad value.
+    """
+    given = Config("")
+    given.from_prefixed_env(PREFIX, loads=str)
+    given.update(overrides or {})
+    known = {setting.name: setting for setting in SETTINGS}
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {PREFIX}_{close[0]}?" if close else ""
+            raise SettingError(f"{PREFIX}_{name} is not a setting of the receiver{hint}")
+    return {
+        name: _parse(setting, given.get(name, setting.default)) for name, setting in known.items()
+    }
+
+
+def _parse(setting: Setting, text: str) -> Any:
+    try:
+        return setting.parse(text)
+    except ValueError as error:
+        shown = "..." if setting.parse is credentials else text  # secrets stay out of logs
+        raise SettingError(f"{PREFIX}_{setting.name}={shown}: {error}") from None

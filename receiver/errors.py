@@ -1,0 +1,92 @@
+"""Everything that can go wrong, each with its HTTP status and the one line that the sender sees.
+
+Kazoo logs the first line of an error's body, so that line has to tell an administrator what was
+wrong and what to do about it.
+"""
+
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import HTTPException
+
+
+class SettingError(Exception):
+    """A setting is unknown or its value cannot be used; the receiver must not start."""
+
+
+class ReceiverError(HTTPException):
+    """Base of the errors that are answered; `description` is one line of text."""
+
+    description: str
+
+
+class InvalidName(ReceiverError):
+    """The URL holds no name that a recording could be stored under."""
+
+    code = 400
+
+
+class IncompleteBody(ReceiverError):
+    """The body ended, or its connection broke, before it was complete."""
+
+    code = 400
+
+
+class Unauthorized(ReceiverError):
+    """The request needs credentials (RFC 7617) that it does not have."""
+
+    code = 401
+
+    def __init__(self, description: str) -> None:
+        challenge = WWWAuthenticate("basic", {"realm": "recordings", "charset": "UTF-8"})
+        super().__init__(description)
+        self.www_authenticate = challenge
+
+    def get_headers(self, *args: object, **kwargs: object) -> list[tuple[str, str]]:
+        return [("WWW-Authenticate", self.www_authenticate.to_header())]
+
+
+class Forbidden(ReceiverError):
+    """The client's address may not write."""
+
+    code = 403
+
+
+class BodyTimeout(ReceiverError):
+    """The body stalled, or took longer than it may."""
+
+    code = 408
+
+
+class NameTaken(ReceiverError):
+    """Another recording has the name, and `KZR_ON_CONFLICT=refuse` is set."""
+
+    code = 409
+
+
+class LengthRequired(ReceiverError):
+    """Neither a Content-Length nor chunked framing tells where the body ends."""
+
+    code = 411
+
+
+class BodyTooLarge(ReceiverError):
+    """The body is larger than `KZR_MAX_BYTES`."""
+
+    code = 413
+
+
+class UnsupportedBody(ReceiverError):
+    """The body comes in a form that is not the recording itself."""
+
+    code = 415
+
+
+class StorageUnavailable(ReceiverError):
+    """The storage failed; nothing was stored, and the sender should try again."""
+
+    code = 500
+
+
+class StorageFull(ReceiverError):
+    """The storage has no room for the recording (RFC 4918 section 11.5)."""
+
+    code = 507

@@ -1,0 +1,165 @@
+"""Names of recordings: from the URL that Kazoo requests to the file that is stored.
+
+Kazoo sends a recording to `URL/call_recording_CALL_ID.EXT`. Current releases double the dot
+before the extension, and leave the extension out (but not its dot) where no format is set.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote_to_bytes
+
+from werkzeug.routing import BaseConverter
+
+from .errors import InvalidName
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+# What may end a name as its extension; any other ending belongs to the Call-ID, because
+# Call-IDs end in host names and addresses: "abc123@10.0.0.1" has no extension.
+EXTENSIONS = (
+    "aac aif aiff amr au flac gsm json m4a mkv mov mp2 mp3 mp4 mpeg mpg oga ogg opus pcm pdf "
+    "ps raw sln tif tiff txt ulaw alaw vtt wav wave webm wma"
+).split()
+LONGEST_FILENAME = 240  # bytes; file systems take 255, "~12345" and ".json" may be added
+DEEPEST_FOLDER = 16
+
+_EXTENSION = "|".join(EXTENSIONS)
+_RECORDING = re.compile(r"(?:(?P<folder>.*?)/)?call_recording_(?P<name>.*)", re.DOTALL)
+_PLAIN = re.compile(r"(?:(?P<folder>.*)/)?(?P<name>.*)", re.DOTALL)
+_NAME = re.compile(rf"(?P<call_id>.+?)(?:\.?\.(?P<extension>{_EXTENSION})|\.)?", re.DOTALL)
+_LOOKS_EXTENDED = re.compile(rf"(.+)\.({_EXTENSION})", re.DOTALL)
+_NOT_ORDINARY = re.compile(rb"^\.|[^A-Za-z0-9@._+-]")
+
+
+@dataclass(frozen=True)
+class RecordingName:
+    """A recording's name.
+
+    `folder` is the stored path of its folder, "" for the storage's root, else like "ACCOUNT/USER";
+    `call_id` is the Call-ID as SIP has it (bytes that are not UTF-8 as surrogate escapes);
+    `extension` comes without its dot, "" if there is none.
+    """
+
+    folder: str
+    call_id: str
+    extension: str
+
+    @classmethod
+    def parse(cls, path: str) -> "RecordingName":
+        """Return the name that the path of a URL holds, or raise `InvalidName`.
+
+        `path` is still percent-encoded and has no leading slash. From the first segment that
+        begins with `call_recording_` on, everything is the name, slashes included; without such
+        a segment, the last one is the name. What comes before is the folder.
+        """
+        match = _RECORDING.fullmatch(path) or _PLAIN.fullmatch(path)
+        assert match  # the plain form matches any text
+        folders = [_decode(part) for part in (match["folder"] or "").split("/") if part]
+        name = _NAME.fullmatch(_decode(match["name"]))
+        if not name:
+            raise InvalidName("the URL holds no recording name: send call_recording_CALL_ID.EXT")
+        if {".", ".."} & {name[0], *folders}:
+            raise InvalidName("the URL holds a '.' or '..' segment: remove it")
+        if len(folders) > DEEPEST_FOLDER:
+            raise InvalidName(f"the URL has over {DEEPEST_FOLDER} folders before the name")
+        stored = [_encode(part) for part in folders]
+        if any(len(part) > LONGEST_FILENAME for part in stored):
+            raise InvalidName("a folder's name in the URL is too long")
+        return cls("/".join(stored), name["call_id"], name["extension"] or "")
+
+    @property
+    def filename(self) -> str:
+        """The stored file's name, `CALL_ID.EXT`; no two names share it.
+
+        Bytes outside `A-Z a-z 0-9 @ . _ + -`, and a leading dot, are percent-encoded. A Call-ID
+        too long for a file system ends in `~` and its SHA-256 instead.
+        """
+        return self.numbered(0)
+
+    def numbered(self, number: int) -> str:
+        """The name of the file that keeps an older recording: `CALL_ID~NUMBER.EXT`."""
+        stem, ending = _encode(self.call_id), f".{self.extension}" if self.extension else ""
+        if not ending and (ambiguous := _LOOKS_EXTENDED.fullmatch(stem)):
+            stem = "%2E".join(ambiguous.groups())
+        if len(stem) + len(ending) > LONGEST_FILENAME:
+            digest = sha256(_to_bytes(self.call_id)).hexdigest()
+            start = stem[: LONGEST_FILENAME - len(ending) - len(digest) - 1]
+            stem = re.sub("%.?$", "", start) + "~" + digest
+        return stem + (f"~{number}" if number else "") + ending
+
+    def __str__(self) -> str:
+        """The path of the stored file below the storage's root; printable ASCII."""
+        return f"{self.folder}/{self.filename}" if self.folder else self.filename
+
+    def to_url(self) -> str:
+        """The path of a URL that `parse` takes back to this name."""
+        call_id = quote(_to_bytes(self.call_id), safe="@+")
+        dot = ".." if call_id.endswith(".") and self.extension else "."
+        return "/".join(filter(None, [self.folder, f"call_recording_{call_id}{dot}"])) + (
+            self.extension
+        )
+
+
+def _decode(text: str) -> str:
+    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+
+
+def _to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _encode(text: str) -> str:
+    return _NOT_ORDINARY.sub(lambda match: b"%%%02X" % ord(match[0]), _to_bytes(text)).decode()
+
+
+class RecordingConverter(BaseConverter):
+    r"""The rewrite rule `^kzr/call_recording_(.+)\.(.+)$` as a URL rule, for any folder."""
+
+    regex = "(?:.*?/)?call_recording_.*"
+    part_isolating = False
+
+    def to_python(self, value: str) -> RecordingName:
+        return RecordingName.parse(value)
+
+    def to_url(self, value: RecordingName) -> str:
+        return value.to_url()
+
+
+class PlainConverter(RecordingConverter):
+    """Names without `call_recording_`: `record_caller` of Kazoo 4.3, storage plans."""
+
+    regex = ".+"
+    part_isolating = False
+    weight = 200  # after every other rule
+
+
+class SentPath:
+    """WSGI middleware: hands the application the path just as the client sent it.
+
+    WSGI's `PATH_INFO` is decoded, by some servers more than once, so that `%2F` cannot be told
+    from `/`, nor `%252F` from `%2F`. The request target, which gunicorn gives as `RAW_URI`,
+    others as `REQUEST_URI`, still can; `RecordingName.parse` decodes it, once.
+    """
+
+    def __init__(self, app: "WSGIApplication") -> None:
+        self.app = app
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        target = environ.get("REQUEST_URI") or environ.get("RAW_URI")
+        if target:
+            path = re.sub(r"^[a-z]+://[^/?]*", "", target, flags=re.IGNORECASE).partition("?")[0]
+            mount = environ.get("SCRIPT_NAME", "")
+            if path == mount or path.startswith(mount + "/"):
+                path = path[len(mount) :]
+            else:  # the server rewrote the URL to a script; the client knows no such mount
+                environ["SCRIPT_NAME"] = ""
+        else:
+            path = quote(environ.get("PATH_INFO", "").encode("latin-1"))
+        environ["PATH_INFO"] = re.sub(r"[^!-~]", lambda m: f"%{ord(m[0]):02X}", path)
+        return self.app(environ, start_response)

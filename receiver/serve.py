@@ -1,0 +1,75 @@
+"""gunicorn's settings for the receiver: `gunicorn -c python:receiver.serve app:app`."""
+
+import os
+import re
+import socket
+import time
+from typing import Any
+
+from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
+
+from .config import load
+
+bind = "127.0.0.1:8000"
+workers = max(2, os.cpu_count() or 1)
+worker_class = "gthread"  # a sync worker is killed when an upload takes longer than its timeout
+threads = 16  # uploads at a time, in each worker
+preload_app = True  # a bad setting stops the start, with one message
+graceful_timeout = 120  # seconds for running uploads to finish when the server is stopped
+keepalive = 65  # seconds
+limit_request_line = 8190  # bytes; Kazoo tells all about a call in its query string
+forwarder_headers = ""  # a client's SCRIPT_NAME header would otherwise change the path
+control_socket_disable = True
+http_parser = "python"  # the one that KazooRequest extends
+if os.path.isdir("/dev/shm"):  # on a disk, a slow fsync looks like a hung worker
+    worker_tmp_dir = "/dev/shm"
+
+HEADER_SECONDS = 30.0
+
+
+class PatientSocket:
+    """A client's socket whose reads time out, each by itself and all of them together."""
+
+    def __init__(self, client: socket.socket, pause: float, total: float) -> None:
+        self._client = client
+        self._pause = pause
+        self._deadline = time.monotonic() + total
+
+    def recv(self, size: int) -> bytes:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the upload took too long")
+        self._client.settimeout(min(self._pause, left))
+        try:
+            return self._client.recv(size)
+        finally:
+            self._client.settimeout(None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+class KazooRequest(Request):  # type: ignore[misc]
+    """A request of Kazoo's: callers' names are raw UTF-8 in its target, and bodies are large."""
+
+    body_pause = 30.0
+    body_total = 600.0
+
+    def __init__(self, cfg: Any, unreader: Any, peer_addr: Any, req_number: int = 1) -> None:
+        client = getattr(unreader.sock, "_client", unreader.sock)
+        unreader.sock = PatientSocket(client, HEADER_SECONDS, HEADER_SECONDS)
+        super().__init__(cfg, unreader, peer_addr, req_number)
+        unreader.sock = PatientSocket(client, self.body_pause, self.body_total)
+
+    def parse_request_line(self, line_bytes: bytes) -> None:
+        # What RFC 3986 wants a client to do with these bytes; every check still follows.
+        encoded = re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % ord(byte[0]), line_bytes)
+        super().parse_request_line(encoded)
+
+
+def on_starting(server: Any) -> None:
+    settings = load()
+    KazooRequest.body_pause = settings["READ_TIMEOUT"]
+    KazooRequest.body_total = settings["BODY_DEADLINE"]
+    RequestParser.mesg_class = KazooRequest

@@ -1,0 +1,39 @@
+"""The receiver: a PUT, or a POST, becomes a stored recording."""
+
+from flask import Blueprint, Response, current_app, g, request, url_for
+
+from .access import Access
+from .errors import InvalidName
+from .naming import RecordingName
+from .storage import Outcome, Storage
+
+uploads = Blueprint("uploads", __name__)
+
+
+@uploads.route("/<recording:name>", methods=["PUT", "POST"])
+@uploads.route("/<plain:name>", methods=["PUT", "POST"])
+def store(name: RecordingName) -> Response:
+    """Answer 201 or 200 once the recording is whole, durable and safe from being overwritten."""
+    config = current_app.config
+    access: Access = current_app.extensions["access"]
+    storage: Storage = current_app.extensions["storage"]
+
+    access.check_writer(request)
+    g.body.require_raw(config["MAX_BYTES"])
+    storage.check_space(g.body.length or 0)
+    with storage.incoming() as file:
+        size = g.body.save(file, config["CHUNK_SIZE"])
+        g.stored = stored = storage.publish(file, name)
+
+    line = f"{stored.outcome}: {stored.path}, {size} bytes"
+    if stored.kept_as:
+        line += f"; the older recording is kept as {stored.kept_as}"
+    status = 201 if stored.outcome is Outcome.CREATED else 200
+    location = url_for(".store", name=name)
+    return Response(f"{line}\n", status, {"Location": location}, mimetype="text/plain")
+
+
+@uploads.route("/", methods=["PUT", "POST"], strict_slashes=False)
+def refuse() -> Response:
+    """Answer a request for no recording at all."""
+    raise InvalidName("the URL holds no recording name: send call_recording_CALL_ID.EXT")
