@@ -28,7 +28,7 @@ LONGEST_FILENAME = 240  # bytes; file systems take 255, "~12345" and ".json" may
 DEEPEST_FOLDER = 16
 
 _EXTENSION = "|".join(EXTENSIONS)
-_RECORDING = re.compile(r"(?:(?P<folder>.*?)/)?call_recording_(?P<name>.*)", re.DOTALL)
+_RECORDING = re.compile(r"(?:|(?P<folder>.*?)/)call_recording_(?P<name>.*)", re.DOTALL)
 _PLAIN = re.compile(r"(?:(?P<folder>.*)/)?(?P<name>.*)", re.DOTALL)
 _NAME = re.compile(rf"(?P<call_id>.+?)(?:\.?\.(?P<extension>{_EXTENSION})|\.)?", re.DOTALL)
 _LOOKS_EXTENDED = re.compile(rf"(.+)\.({_EXTENSION})", re.DOTALL)
