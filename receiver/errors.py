@@ -4,7 +4,6 @@ Kazoo logs the first line of an error's body, so that line has to tell an admini
 wrong and what to do about it.
 """
 
-from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException
 
 
@@ -35,13 +34,8 @@ class Unauthorized(ReceiverError):
 
     code = 401
 
-    def __init__(self, description: str) -> None:
-        challenge = WWWAuthenticate("basic", {"realm": "recordings", "charset": "UTF-8"})
-        super().__init__(description)
-        self.www_authenticate = challenge
-
     def get_headers(self, *args: object, **kwargs: object) -> list[tuple[str, str]]:
-        return [("WWW-Authenticate", self.www_authenticate.to_header())]
+        return [("WWW-Authenticate", 'Basic realm="recordings", charset="UTF-8"')]
 
 
 class Forbidden(ReceiverError):

@@ -25,7 +25,7 @@ http_parser = "python"  # the one that KazooRequest extends
 if os.path.isdir("/dev/shm"):  # on a disk, a slow fsync looks like a hung worker
     worker_tmp_dir = "/dev/shm"
 
-HEADER_SECONDS = 30.0
+HEADER_SECONDS = 10.0
 
 
 class PatientSocket:

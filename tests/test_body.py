@@ -1,4 +1,4 @@
-"""Bodies over real sockets to real gunicorn workers: whole ones are stored, others leave nothing."""
+"""Bodies sent to gunicorn over sockets: whole ones are stored, others leave nothing."""
 
 import contextlib
 import io
@@ -109,7 +109,7 @@ class TestIncomplete:
     def test_stalled_body_is_answered_408(self, worker: Receiver):
         answer = worker.raw(length(100) + b"audio")
         assert answer.status == 408
-        assert answer.line.startswith("no more data after 0 bytes")
+        assert answer.line == "the body came too slowly: timed out"
         assert worker.stored() == {}
 
     def test_drip_fed_body_is_answered_408(self, worker: Receiver):
@@ -124,9 +124,10 @@ class TestIncomplete:
                     sock.recv(1, socket.MSG_PEEK)
                     answer = read_answer(sock)
         assert answer and answer.status == 408
+        assert answer.line == "the body came too slowly: the upload took too long"
         assert worker.stored() == {}
 
-    def test_stalled_header_is_cut_off(self, start, monkeypatch):
+    def test_stalled_header_is_cut_off(self, start):
         receiver = start("--threads=1")
         with receiver.connect() as sock:
             sock.sendall(b"PUT /kzr/call_recording_X.mp3 HT")

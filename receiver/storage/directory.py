@@ -123,8 +123,7 @@ class DirectoryStorage(Storage):
                     child = os.open(part, os.O_DIRECTORY | _REFUSE_LINKS, dir_fd=parent)
                 except FileNotFoundError:
                     durable = False
-                    with suppress(FileExistsError):
-                        os.mkdir(part, FOLDER_MODE, dir_fd=parent)
+                    _make_folder(part, parent)
                     child = os.open(part, os.O_DIRECTORY | _REFUSE_LINKS, dir_fd=parent)
                 if not durable:  # another process may have created it a moment ago
                     os.fsync(parent)
@@ -136,6 +135,13 @@ class DirectoryStorage(Storage):
             yield parent
         finally:
             os.close(parent)
+
+
+def _make_folder(name: str, parent: int) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=parent)
+        inherited = os.stat(name, dir_fd=parent).st_mode & stat.S_ISGID
+        os.chmod(name, FOLDER_MODE | inherited, dir_fd=parent)  # whatever the umask
 
 
 def _link(file: int, filename: str, folder: int) -> bool:

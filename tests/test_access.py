@@ -1,0 +1,136 @@
+"""Who may write: credentials, networks, proxies."""
+
+import base64
+
+import pytest
+from conftest import Receiver
+from flask import Flask
+from werkzeug.security import generate_password_hash
+
+from receiver import create_app
+from receiver.access import Access
+
+TARGET = "/kzr/call_recording_X.mp3"
+
+
+def basic(credentials: str | bytes) -> dict[str, str]:
+    data = credentials.encode() if isinstance(credentials, str) else credentials
+    return {"Authorization": f"Basic {base64.b64encode(data).decode()}"}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    hashed = generate_password_hash("hashed:secret", "pbkdf2:sha256:1000")
+    server = Receiver(
+        tmp_path_factory.mktemp("guarded"), writers=f"kazoo:p%40ss jörg:über fs:{hashed}"
+    )
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("credentials", ["kazoo:p%40ss", "jörg:über", "fs:hashed:secret"])
+def test_writer_may_write(guarded: Receiver, credentials):
+    assert guarded.put(TARGET, headers=basic(credentials)).status in (200, 201)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        basic("kazoo:wrong"),
+        basic("kazoo:"),
+        basic("kazoo:p@ss"),
+        basic("nobody:p%40ss"),
+        basic("nobody:hashed:secret"),
+        basic("fs:wrong"),
+        basic(b"kazoo:\xff\xfe"),
+        basic("kazoo"),
+        basic(""),
+        {"Authorization": "Basic !!!"},
+        {"Authorization": "Bearer p%40ss"},
+    ],
+)
+def test_others_may_not(guarded: Receiver, headers):
+    guarded.clear()
+    answer = guarded.put(TARGET, headers=headers)
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == 'Basic realm="recordings", charset="UTF-8"'
+    assert answer.line.startswith(("credentials are missing: ", "the user or the secret is wrong"))
+    assert guarded.stored() == {}
+
+
+def test_refused_sender_that_reads_last_sees_the_status(guarded: Receiver):
+    head = b"PUT /kzr/X.mp3 HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n"
+    assert guarded.raw(head + bytes(3_000_000)).status == 401
+
+
+def test_secrets_are_not_logged(guarded: Receiver):
+    guarded.put(TARGET, headers=basic("kazoo:p%40ss"))
+    guarded.put(TARGET, headers=basic("kazoo:wrong"))
+    assert "p%40ss" not in guarded.log and "kazoo:" not in guarded.log
+
+
+def test_password_hash_is_checked_once_for_each_right_secret(monkeypatch):
+    checks = []
+
+    def check(expected: str, secret: str) -> bool:
+        checks.append(secret)
+        return secret == "right"
+
+    monkeypatch.setattr("receiver.access.check_password_hash", check)
+    access = Access({"fs": "scrypt:32768:8:1$salt$hash"}, ())
+    assert [access._is_writer("fs", secret) for secret in ("right", "wrong", "right")] == [
+        True,
+        False,
+        True,
+    ]
+    assert checks == ["right", "wrong"]
+
+
+def put(app: Flask, address: str, **headers: str) -> int:
+    environ = {"REMOTE_ADDR": address}
+    return (
+        app.test_client()
+        .put(TARGET, data=b"x", environ_overrides=environ, headers=headers)
+        .status_code
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("10.1.2.3", 201),
+        ("::ffff:10.1.2.3", 201),
+        ("fd00::1", 201),
+        ("192.0.2.1", 403),
+        ("fe80::1", 403),
+        ("", 403),
+    ],
+)
+def test_only_listed_networks_may_write(tmp_path, address, status):
+    app = create_app({"STORAGE": str(tmp_path), "ALLOW_FROM": "10.0.0.0/8 fd00::/8"})
+    assert put(app, address) == status
+
+
+def test_forwarded_address_counts_only_from_trusted_proxies(tmp_path):
+    settings = {"STORAGE": str(tmp_path), "ALLOW_FROM": "10.0.0.0/8"}
+    spoofed = {"X-Forwarded-For": "10.1.2.3", "X-Real-IP": "10.1.2.3", "Forwarded": "for=10.1.2.3"}
+    assert put(create_app(settings), "192.0.2.1", **spoofed) == 403
+    proxied = create_app(settings | {"TRUSTED_PROXIES": "1"})
+    assert put(proxied, "127.0.0.1", **{"X-Forwarded-For": "10.1.2.3"}) == 201
+    assert put(proxied, "127.0.0.1", **{"X-Forwarded-For": "10.1.2.3, 192.0.2.1"}) == 403
+
+
+def test_network_and_credentials_are_both_needed_where_both_are_set(tmp_path):
+    app = create_app(
+        {"STORAGE": str(tmp_path), "ALLOW_FROM": "10.0.0.0/8", "WRITERS": "kazoo:secret"}
+    )
+    assert put(app, "10.1.2.3") == 401
+    assert put(app, "192.0.2.1", **basic("kazoo:secret")) == 403
+    assert put(app, "10.1.2.3", **basic("kazoo:secret")) == 201
+
+
+def test_start_says_whether_writing_is_open(receiver: Receiver, guarded: Receiver):
+    line = "anybody who reaches this server may write: set KZR_WRITERS or KZR_ALLOW_FROM"
+    assert receiver.log.count(line) == 1
+    assert line not in guarded.log

@@ -1,0 +1,279 @@
+"""The contract that every storage keeps, and what a directory promises beyond it."""
+
+import errno
+import multiprocessing
+import os
+import stat
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import need, need_root, wait_for
+
+from receiver.errors import NameTaken, StorageUnavailable
+from receiver.naming import RecordingName
+from receiver.storage import Outcome, Storage, directory
+from receiver.storage.directory import INCOMING, DirectoryStorage
+
+NAME = RecordingName("ACCOUNT/USER", "abc@10.0.0.1", "mp3")
+
+
+def publish(storage: Storage, data: bytes, name: RecordingName = NAME):
+    with storage.incoming() as file:
+        file.write(data)
+        file.flush()
+        return storage.publish(file, name)
+
+
+class StorageContract:
+    """What `Storage` promises; mixed into each back end's tests, which give `open` and `read`."""
+
+    def open(self) -> Storage:
+        raise NotImplementedError
+
+    def read(self) -> dict[str, bytes]:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def storage(self, tmp_path) -> Storage:
+        self.tmp_path = tmp_path
+        return self.open()
+
+    def test_published_recording_is_there(self, storage):
+        stored = publish(storage, b"audio")
+        assert (stored.outcome, stored.path) == (Outcome.CREATED, "ACCOUNT/USER/abc@10.0.0.1.mp3")
+        assert self.read() == {"ACCOUNT/USER/abc@10.0.0.1.mp3": b"audio"}
+
+    def test_incoming_file_that_is_not_published_vanishes(self, storage):
+        with pytest.raises(KeyError), storage.incoming() as file:
+            file.write(b"audio")
+            raise KeyError
+        assert self.read() == {}
+
+    def test_same_bytes_are_identical(self, storage):
+        publish(storage, b"one")
+        assert publish(storage, b"one").outcome is Outcome.IDENTICAL
+        assert list(self.read().values()) == [b"one"]
+
+    def test_other_bytes_supersede_and_are_all_kept(self, storage):
+        for data in (b"one", b"two", b"", b"three"):
+            stored = publish(storage, data)
+        assert (stored.outcome, stored.kept_as) == (Outcome.SUPERSEDED, "abc@10.0.0.1~3.mp3")
+        assert self.read() == {
+            "ACCOUNT/USER/abc@10.0.0.1.mp3": b"three",
+            "ACCOUNT/USER/abc@10.0.0.1~1.mp3": b"one",
+            "ACCOUNT/USER/abc@10.0.0.1~2.mp3": b"two",
+            "ACCOUNT/USER/abc@10.0.0.1~3.mp3": b"",
+        }
+
+    def test_bytes_of_an_older_recording_are_a_late_retry(self, storage):
+        for data in (b"one", b"two"):
+            publish(storage, data)
+        assert publish(storage, b"one").outcome is Outcome.IDENTICAL
+        assert len(self.read()) == 2
+
+    def test_large_recordings_are_told_apart_by_their_last_byte(self, storage):
+        start = bytes(3_000_000)
+        assert publish(storage, start + b"a").outcome is Outcome.CREATED
+        assert publish(storage, start + b"b").outcome is Outcome.SUPERSEDED
+        assert publish(storage, start + b"b").outcome is Outcome.IDENTICAL
+
+    def test_writers_of_one_name_in_many_processes_lose_nothing(self, storage):
+        """16 writers with different bytes: 16 recordings afterwards, and the name is never gone."""
+        context = multiprocessing.get_context("fork")
+        barrier = context.Barrier(16)
+
+        def write(number: int) -> None:
+            own = self.open()
+            barrier.wait()
+            publish(own, b"%d" % number * 1000)
+
+        for round_ in range(5):
+            writers = [context.Process(target=write, args=(round_ * 16 + n,)) for n in range(16)]
+            for writer in writers:
+                writer.start()
+            for writer in writers:
+                writer.join()
+                assert writer.exitcode == 0
+        wanted = Counter(b"%d" % number * 1000 for number in range(80))
+        assert Counter(self.read().values()) == wanted
+
+    def test_retries_of_one_recording_at_once_store_it_once(self, storage):
+        outcomes = []
+        barrier = threading.Barrier(8)
+
+        def write() -> None:
+            barrier.wait()
+            outcomes.append(publish(storage, b"same").outcome)
+
+        threads = [threading.Thread(target=write) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes) == [Outcome.CREATED] + [Outcome.IDENTICAL] * 7
+        assert list(self.read().values()) == [b"same"]
+
+
+class TestDirectory(StorageContract):
+    def open(self) -> DirectoryStorage:
+        return DirectoryStorage(str(self.tmp_path / "root"))
+
+    def read(self) -> dict[str, bytes]:
+        root = self.tmp_path / "root"
+        return {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in root.rglob("*")
+            if path.is_file()
+        }
+
+    def test_name_is_never_absent_while_it_is_superseded(self, storage):
+        publish(storage, b"first")
+        path = self.tmp_path / "root" / str(NAME)
+        done = threading.Event()
+
+        def write() -> None:
+            for number in range(200):
+                publish(storage, b"%d" % number)
+            done.set()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        while not done.is_set():
+            assert path.read_bytes()
+        writer.join()
+        assert len(self.read()) == 201
+
+    @pytest.mark.parametrize("umask", [0o000, 0o077])
+    def test_modes_do_not_depend_on_the_umask(self, storage, umask):
+        before = os.umask(umask)
+        try:
+            publish(storage, b"audio")
+        finally:
+            os.umask(before)
+        path = self.tmp_path / "root" / str(NAME)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
+
+    def test_refuse_keeps_the_first(self, storage):
+        publish(storage, b"one")
+        careful = DirectoryStorage(str(self.tmp_path / "root"), supersede=False)
+        with pytest.raises(NameTaken, match="another recording is stored as ACCOUNT/USER/abc"):
+            publish(careful, b"two")
+        assert publish(careful, b"one").outcome is Outcome.IDENTICAL
+        assert list(self.read().values()) == [b"one"]
+
+    @pytest.mark.parametrize("plant", [Path.mkdir, os.mkfifo])
+    def test_what_is_no_recording_is_left_alone(self, storage, plant):
+        plant(self.tmp_path / "root" / "x.mp3")
+        with pytest.raises(StorageUnavailable, match="Not a recording, move it away: x.mp3"):
+            publish(storage, b"audio", RecordingName("", "x", "mp3"))
+        assert self.read() == {}
+
+    def test_planted_symlinks_are_not_followed(self, storage):
+        outside = self.tmp_path / "outside"
+        outside.mkdir()
+        (outside / "victim").write_bytes(b"audio")
+        (self.tmp_path / "root" / "x.mp3").symlink_to(outside / "victim")
+        (self.tmp_path / "root" / "y.mp3").symlink_to(outside / "absent")
+        (self.tmp_path / "root" / "folder").symlink_to(outside)
+        for name in (
+            RecordingName("", "x", "mp3"),
+            RecordingName("", "y", "mp3"),
+            RecordingName("folder", "z", "mp3"),
+        ):
+            with pytest.raises(StorageUnavailable):
+                publish(storage, b"audio", name)
+        assert [path.name for path in outside.iterdir()] == ["victim"]
+
+    def test_recording_in_place_of_a_folder_is_left_alone(self, storage):
+        publish(storage, b"audio", RecordingName("", "ACCOUNT", ""))
+        with pytest.raises(StorageUnavailable, match="Not a directory: ACCOUNT"):
+            publish(storage, b"audio")
+        assert self.read() == {"ACCOUNT": b"audio"}
+
+    def test_every_new_folder_is_synced_into_its_parent(self, storage, monkeypatch):
+        root = self.tmp_path / "root"
+        synced = []
+        fsync = os.fsync
+
+        def record(descriptor: int) -> None:
+            synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", record)
+        publish(storage, b"one")
+        assert not Path(synced[0]).is_dir()  # the recording itself comes first
+        assert synced[1:] == [str(root), str(root / "ACCOUNT"), str(root / "ACCOUNT/USER")]
+        synced.clear()
+        publish(storage, b"one")  # a retry's file may not have been synced by its first writer
+        assert synced[1:] == [str(root / NAME.folder / NAME.filename), str(root / NAME.folder)]
+        synced.clear()
+        publish(self.open(), b"other", RecordingName(NAME.folder, "other", "mp3"))
+        assert synced[1:] == [str(root), str(root / "ACCOUNT"), str(root / "ACCOUNT/USER")]
+
+    def test_root_is_created_durably(self, tmp_path, monkeypatch):
+        synced = []
+        monkeypatch.setattr(
+            os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        )
+        DirectoryStorage(str(tmp_path / "a" / "b"))
+        assert synced == [str(tmp_path), str(tmp_path / "a")]
+
+    @pytest.mark.parametrize(
+        ("function", "call"),
+        [("fsync", 1), ("link", 2), ("fsync", 2), ("link", 3), ("replace", 1), ("fsync", 3)],
+    )
+    def test_superseding_that_breaks_off_loses_nothing(self, storage, monkeypatch, function, call):
+        publish(storage, b"old")
+        with monkeypatch.context() as patch, pytest.raises(StorageUnavailable):
+            original = getattr(os, function)
+            calls = []
+
+            def fail(*args, **kwargs):
+                calls.append(args)
+                if len(calls) == call:
+                    raise OSError(errno.EIO, "broken")
+                return original(*args, **kwargs)
+
+            patch.setattr(os, function, fail)
+            publish(storage, b"new")
+        kept = set(self.read().values())
+        assert b"old" in kept and kept <= {b"old", b"new"}
+        assert publish(storage, b"new").outcome in (Outcome.SUPERSEDED, Outcome.IDENTICAL)
+        assert set(self.read().values()) == {b"old", b"new"}
+
+
+class TestDirectoryWithoutTmpfile(TestDirectory):
+    """The same on a file system that has no O_TMPFILE: a folder mounted through FUSE."""
+
+    @pytest.fixture(autouse=True)
+    def mounted(self, tmp_path):
+        need_root()
+        root = tmp_path / "root"
+        root.mkdir()
+        (tmp_path / "disk").mkdir()
+        server = subprocess.Popen([need("bindfs"), "-f", tmp_path / "disk", root])
+        wait_for(lambda: os.path.ismount(root))
+        yield
+        subprocess.run(["umount", "-l", root], check=True)
+        server.wait(20)
+
+    def test_there_is_no_tmpfile_here(self, storage):
+        with pytest.raises(OSError) as error:
+            os.open(storage.root, os.O_TMPFILE | os.O_RDWR)
+        assert error.value.errno in directory._NO_TMPFILE
+
+    def test_unfinished_files_are_hidden_and_swept_at_start_when_old(self, storage):
+        folder = storage.root / INCOMING
+        with storage.incoming():
+            (file,) = folder.iterdir()
+        assert list(folder.iterdir()) == []
+        for name, age in (("old", 100_000), ("new", 10)):
+            (folder / name).touch()
+            os.utime(folder / name, (time.time() - age,) * 2)
+        self.open()
+        assert [path.name for path in folder.iterdir()] == ["new"]
