@@ -63,9 +63,14 @@ class KazooRequest(Request):  # type: ignore[misc]
         unreader.sock = PatientSocket(client, self.body_pause, self.body_total)
 
     def parse_request_line(self, line_bytes: bytes) -> None:
-        # What RFC 3986 wants a client to do with these bytes; every check still follows.
-        encoded = re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % ord(byte[0]), line_bytes)
-        super().parse_request_line(encoded)
+        # What RFC 3986 wants the client to do with these bytes; every check still follows.
+        method, *target = line_bytes.split(b" ", 1)
+        target = [re.sub(rb"[\x80-\xff]", _percent_encoded, part) for part in target]
+        super().parse_request_line(b" ".join([method, *target]))
+
+
+def _percent_encoded(byte: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % ord(byte[0])
 
 
 def on_starting(server: Any) -> None:

@@ -1,0 +1,43 @@
+"""A recording's size does not show in a worker's memory."""
+
+import re
+from pathlib import Path
+
+from conftest import Receiver, read_answer
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+def peak(worker: int) -> int:
+    """The most memory that the process ever held, in bytes."""
+    status = Path(f"/proc/{worker}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+def upload(receiver: Receiver, name: str, size: int, chunked: bool) -> int:
+    """Send `size` bytes without ever holding them here."""
+    piece = bytes(range(256)) * (MIB // 256)
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
+    with receiver.connect() as sock:
+        sock.settimeout(120)
+        sock.sendall(f"PUT /kzr/{name} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
+        for _ in range(size // MIB):
+            sock.sendall(b"%x\r\n%s\r\n" % (MIB, piece) if chunked else piece)
+        if chunked:
+            sock.sendall(b"0\r\n\r\n")
+        return read_answer(sock).status
+
+
+def test_one_gibibyte_costs_less_than_8_mib(start):
+    receiver = start("--threads=1")
+    (worker,) = receiver.workers
+    assert receiver.put("/kzr/small.mp3").status == 201
+    before = peak(worker)
+    for name, chunked in (("length.mp3", False), ("chunked.mp3", True)):
+        assert upload(receiver, name, GIB, chunked) == 201
+        assert (receiver.storage / name).stat().st_size == GIB
+        (receiver.storage / name).unlink()
+        print(f"{name}: {(peak(worker) - before) / MIB:.1f} MiB more")
+        assert peak(worker) - before < 8 * MIB
+    assert receiver.workers == [worker]
