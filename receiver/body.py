@@ -96,7 +96,7 @@ class Body(io.RawIOBase):
         try:
             data = self._input.read(wanted)
         except TimeoutError as error:
-            raise BodyTimeout(f"the body came too slowly: {error}") from error
+            raise BodyTimeout("the body stalled or came too slowly") from error
         except Exception as error:  # servers raise what they like for a broken body
             raise IncompleteBody(f"the body broke off after {self.received} bytes") from error
         if not data and self.length is not None:

@@ -39,7 +39,7 @@ class PatientSocket:
     def recv(self, size: int) -> bytes:
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("the upload took too long")
+            raise TimeoutError
         self._client.settimeout(min(self._pause, left))
         try:
             return self._client.recv(size)

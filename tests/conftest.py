@@ -67,9 +67,9 @@ class Answer:
 
 
 def read_answer(sock: socket.socket) -> Answer:
-    response = http.client.HTTPResponse(sock)
-    response.begin()
-    return Answer(response)
+    with closing(http.client.HTTPResponse(sock)) as response:
+        response.begin()
+        return Answer(response)
 
 
 class Client:

@@ -1,0 +1,46 @@
+#!/bin/sh
+# Sets up everything that the tests need, then checks and tests the project.
+#
+#   sh tests/run.sh            all of it
+#   sh tests/run.sh -k naming  only ruff, mypy and these tests: arguments go to pytest
+#
+# The environment is .venv beside the README, or the one that VENV names. Debian packages that are
+# missing are installed where apt-get may; without them the tests that need them are skipped, or
+# fail where CI=true is set.
+set -eu
+cd "$(dirname "$0")/.."
+
+# A Debian package for each program that the tests start.
+packages=""
+want() {
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || packages="$packages $2"
+}
+want curl curl
+want erl erlang-base
+want strace strace
+want bindfs bindfs
+want mount mount
+want prlimit util-linux
+[ -d /usr/lib/erlang/lib ] && ls /usr/lib/erlang/lib | grep -q '^inets-' ||
+    packages="$packages erlang-inets"
+python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
+
+if [ -n "$packages" ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get -qq update
+        # shellcheck disable=SC2086
+        apt-get -qq install -y --no-install-recommends $packages >/dev/null
+    else
+        echo "Some tests will be skipped. To run all: sudo apt-get install$packages" >&2
+    fi
+fi
+
+venv=${VENV:-.venv}
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[test]'
+
+"$venv/bin/ruff" format --check .
+"$venv/bin/ruff" check .
+"$venv/bin/mypy"
+exec "$venv/bin/python" -m pytest "$@"
