@@ -85,7 +85,9 @@ def test_storage_that_cannot_be_written_stops_the_start(tmp_path):
         timeout=60,
     )
     assert result.returncode == 1
-    assert result.stderr.startswith(f"receiver: KZR_STORAGE={tmp_path}/file: Not a directory: ")
+    assert result.stderr.startswith(
+        f"receiver: KZR_STORAGE={tmp_path}/file: could not store: Not a directory"
+    )
     assert result.stderr.count("\n") == 1
 
 

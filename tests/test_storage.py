@@ -15,8 +15,9 @@ from conftest import need, need_root, wait_for
 
 from receiver.errors import NameTaken, StorageUnavailable
 from receiver.naming import RecordingName
-from receiver.storage import Outcome, Storage, directory
-from receiver.storage.directory import INCOMING, DirectoryStorage
+from receiver.storage import Outcome, Storage
+from receiver.storage.base import INCOMING, NO_TMPFILE
+from receiver.storage.directory import DirectoryStorage
 
 NAME = RecordingName("ACCOUNT/USER", "abc@10.0.0.1", "mp3")
 
@@ -265,7 +266,7 @@ class TestDirectoryWithoutTmpfile(TestDirectory):
     def test_there_is_no_tmpfile_here(self, storage):
         with pytest.raises(OSError) as error:
             os.open(storage.root, os.O_TMPFILE | os.O_RDWR)
-        assert error.value.errno in directory._NO_TMPFILE
+        assert error.value.errno in NO_TMPFILE
 
     def test_unfinished_files_are_hidden_and_swept_at_start_when_old(self, storage):
         folder = storage.root / INCOMING

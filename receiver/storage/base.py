@@ -1,12 +1,29 @@
 """What every storage promises, whatever it keeps its recordings in."""
 
+import errno
+import os
+import tempfile
+import time
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import BinaryIO
+from pathlib import Path
+from typing import BinaryIO, cast
 
+from ..errors import StorageFull, StorageUnavailable
 from ..naming import RecordingName
+
+FILE_MODE = 0o640
+FOLDER_MODE = 0o750
+WRITE_BUFFER = 256 * 1024  # bytes
+# Where the file system has no O_TMPFILE, unfinished files lie in a folder that no recording's
+# name can reach, because a leading dot is percent-encoded in those.
+INCOMING = ".incoming"
+ABANDONED_AFTER = 24 * 60 * 60  # seconds; longer than any upload takes
+NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Outcome(StrEnum):
@@ -31,18 +48,15 @@ class Storage(ABC):
 
     Every method raises `StorageFull` where there is no room and `StorageUnavailable` where the
     storage fails; after either, nothing partial is visible and the same call may be repeated.
+    `spool` is the local folder that recordings arrive in.
     """
+
+    def __init__(self, spool: Path) -> None:
+        self._spool = spool
 
     @abstractmethod
     def check_space(self, size: int) -> None:
         """Raise `StorageFull` if a recording of `size` bytes would not fit now."""
-
-    @abstractmethod
-    def incoming(self) -> AbstractContextManager[BinaryIO]:
-        """Open an empty local file for a recording on its way in; it vanishes with its context.
-
-        Failures to write to it raise as those of the storage do.
-        """
 
     @abstractmethod
     def publish(self, file: BinaryIO, name: RecordingName) -> Stored:
@@ -52,3 +66,43 @@ class Storage(ABC):
         other recording is overwritten: one that has the name is kept under a numbered name, or,
         with `KZR_ON_CONFLICT=refuse`, keeps it and `NameTaken` is raised.
         """
+
+    @contextmanager
+    def incoming(self) -> Iterator[BinaryIO]:
+        """Open an empty local file for a recording on its way in; it vanishes with its context.
+
+        It has no name, so that a crash leaves nothing behind. Failures to write to it raise as
+        those of the storage do.
+        """
+        with storage_errors(), self._open_unnamed() as file:
+            yield file
+
+    def _open_unnamed(self) -> BinaryIO:
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+        try:
+            return open(os.open(self._spool, flags, FILE_MODE), "w+b", WRITE_BUFFER)
+        except OSError as error:
+            if error.errno not in NO_TMPFILE:
+                raise
+        folder = self._spool / INCOMING
+        folder.mkdir(FOLDER_MODE, exist_ok=True)
+        return cast(BinaryIO, tempfile.NamedTemporaryFile("w+b", WRITE_BUFFER, dir=folder))
+
+    def sweep(self) -> None:
+        """Remove the incoming files that a crash left behind where they have names."""
+        with suppress(FileNotFoundError):
+            for entry in os.scandir(self._spool / INCOMING):
+                if entry.stat().st_mtime < time.time() - ABANDONED_AFTER:
+                    os.unlink(entry)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn the operating system's errors into `StorageFull` and `StorageUnavailable`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull(f"could not store the recording: {error.strerror}") from error
+        culprit = f": {error.filename}" if isinstance(error.filename, str) else ""
+        raise StorageUnavailable(f"could not store: {error.strerror}{culprit}") from error

@@ -4,27 +4,17 @@ import errno
 import fcntl
 import os
 import stat
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
-from ..errors import NameTaken, SettingError, StorageFull, StorageUnavailable
+from ..errors import NameTaken, ReceiverError, SettingError, StorageFull
 from ..naming import RecordingName
-from .base import Outcome, Storage, Stored
+from .base import FILE_MODE, FOLDER_MODE, Outcome, Storage, Stored, storage_errors
 
-FILE_MODE = 0o640
-FOLDER_MODE = 0o750
-WRITE_BUFFER = 256 * 1024  # bytes
-# Where the file system has no O_TMPFILE, unfinished files lie in a folder that no recording's
-# name can reach, because a leading dot is percent-encoded in those.
-INCOMING = ".incoming"
-ABANDONED_AFTER = 24 * 60 * 60  # seconds; longer than any upload takes
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+READ_SIZE = 256 * 1024  # bytes
 _REFUSE_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -37,48 +27,42 @@ class DirectoryStorage(Storage):
 
     def __init__(self, root: str, *, min_free: int = 0, supersede: bool = True) -> None:
         self.root = Path(root).absolute()
+        super().__init__(self.root)
         self._min_free = min_free
         self._supersede = supersede
         self._durable: set[str] = set()  # folders whose own entries are known to be on disk
         try:
-            self._prepare()
-        except OSError as error:
+            with storage_errors():
+                self._prepare()
+        except ReceiverError as error:
             raise SettingError(
-                f"KZR_STORAGE={root}: {error.strerror}: it must be a folder that this user can "
+                f"KZR_STORAGE={root}: {error.description}: it must be a folder that this user can "
                 "write to, on a file system with hard links"
             ) from error
 
     def _prepare(self) -> None:
-        """Create the root durably, try that publishing works, remove what a crash left behind."""
+        """Create the root durably, try whether publishing works, remove what a crash left."""
         missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
         for path in reversed(missing):
             path.mkdir(FOLDER_MODE, exist_ok=True)
             with _opened(path.parent) as parent:
                 os.fsync(parent)
         trial = f".trial-{os.urandom(8).hex()}"
-        with self._unnamed() as file, _opened(self.root) as root:
+        with self.incoming() as file, _opened(self.root) as root:
             _link(file.fileno(), trial, root)
             os.unlink(trial, dir_fd=root)
-        with suppress(FileNotFoundError):
-            for entry in os.scandir(self.root / INCOMING):
-                if entry.stat().st_mtime < time.time() - ABANDONED_AFTER:
-                    os.unlink(entry)
+        self.sweep()
 
     def check_space(self, size: int) -> None:
-        with _storage_errors():
+        with storage_errors():
             disk = os.statvfs(self.root)
         if disk.f_bavail * disk.f_frsize < size + self._min_free:
             raise StorageFull("the disk is full: free some space or lower KZR_MIN_FREE")
         if disk.f_files and not disk.f_favail:
             raise StorageFull("the disk has no inodes left: remove some files")
 
-    @contextmanager
-    def incoming(self) -> Iterator[BinaryIO]:
-        with _storage_errors(), self._unnamed() as file:
-            yield file
-
     def publish(self, file: BinaryIO, name: RecordingName) -> Stored:
-        with _storage_errors():
+        with storage_errors():
             os.fchmod(file.fileno(), FILE_MODE)
             os.fsync(file.fileno())  # never retried: after a failure the pages count as clean
             with self._folder(name.folder) as folder:
@@ -96,21 +80,6 @@ class DirectoryStorage(Storage):
                 if kept_as := _replace(file, current, name, folder):
                     return Stored(Outcome.SUPERSEDED, str(name), kept_as)
         return Stored(Outcome.CREATED, str(name))
-
-    @contextmanager
-    def _unnamed(self) -> Iterator[BinaryIO]:
-        """Open a file that no crash can leave behind, or, where there is no such thing, nearly."""
-        try:
-            flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
-            file: BinaryIO = open(os.open(self.root, flags, FILE_MODE), "w+b", WRITE_BUFFER)
-        except OSError as error:
-            if error.errno not in _NO_TMPFILE:
-                raise
-            folder = self.root / INCOMING
-            folder.mkdir(FOLDER_MODE, exist_ok=True)
-            file = cast(BinaryIO, tempfile.NamedTemporaryFile("w+b", WRITE_BUFFER, dir=folder))
-        with file:
-            yield file
 
     @contextmanager
     def _folder(self, folder: str) -> Iterator[int]:
@@ -192,9 +161,9 @@ def _is_stored(file: int, current: int, name: RecordingName, folder: int) -> boo
 def _same_bytes(one: int, other: int) -> bool:
     if os.fstat(one).st_size != os.fstat(other).st_size:
         return False
-    for offset in count(0, WRITE_BUFFER):
-        data = os.pread(one, WRITE_BUFFER, offset)
-        if data != os.pread(other, WRITE_BUFFER, offset):
+    for offset in count(0, READ_SIZE):
+        data = os.pread(one, READ_SIZE, offset)
+        if data != os.pread(other, READ_SIZE, offset):
             return False
         if not data:
             break
@@ -217,14 +186,3 @@ def _recording(filename: str, folder: int) -> Iterator[int]:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise OSError(errno.EEXIST, "Not a recording, move it away", filename)
         yield file
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFull(f"could not store the recording: {error.strerror}") from error
-        culprit = f": {error.filename}" if isinstance(error.filename, str) else ""
-        raise StorageUnavailable(f"could not store: {error.strerror}{culprit}") from error
