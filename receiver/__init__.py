@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -30,11 +30,15 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
     app.logger.setLevel(logging.INFO)
 
     app.extensions["access"] = Access(app.config["WRITERS"], app.config["ALLOW_FROM"])
-    app.extensions["storage"] = open_storage(
+    app.extensions["storage"] = storage = open_storage(
         app.config["STORAGE"],
         min_free=app.config["MIN_FREE"],
         supersede=app.config["ON_CONFLICT"] == "keep-both",
     )
+    if app.config["HANDOVER_DIR"]:
+        from .handover import Handover
+
+        app.extensions["handover"] = Handover(app.config["HANDOVER_DIR"], storage.spool)
 
     app.url_map.converters.update(recording=RecordingConverter, plain=PlainConverter)
     app.url_map.merge_slashes = False  # Kazoo must never be redirected
@@ -58,7 +62,8 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
 
 def start_request() -> None:
     g.started = time.monotonic()
-    g.body = Body(request.environ)
+    handover = current_app.extensions.get("handover")
+    g.body = handover.body(request.environ) if handover else Body(request.environ)
 
 
 def answer_error(error: Exception) -> Response:

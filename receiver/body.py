@@ -3,6 +3,8 @@
 import io
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from .errors import (
@@ -50,22 +52,45 @@ class Body(io.RawIOBase):
             raise UnsupportedBody("a Content-Encoding: send the recording uncompressed")
         if header("CONTENT_TYPE", "").lower().startswith("multipart/"):
             raise UnsupportedBody("a multipart body: turn off send_multipart in the storage plan")
-        # Only a server that ends the stream itself can hand over a body of unknown length.
-        if self.length is None and not (coding and header("wsgi.input_terminated")):
-            raise LengthRequired("no length: send a Content-Length")
-        if self.length is not None and self.length > max_bytes:
-            raise _too_large(max_bytes)
+        self.require_length()
         self._max_bytes = max_bytes
+        self.check_size(self.length or 0)
 
-    def save(self, file: BinaryIO, chunk_size: int) -> int:
-        """Write the body to `file` in pieces of `chunk_size` bytes; return its size in bytes."""
+    def require_length(self) -> None:
+        """Raise unless the server can tell where the body ends."""
+        # Only a server that ends the stream itself can hand over a body of unknown length.
+        chunked = self._environ.get("HTTP_TRANSFER_ENCODING")
+        if self.length is None and not (chunked and self._environ.get("wsgi.input_terminated")):
+            raise LengthRequired(
+                "no length: send a Content-Length (handed over by nginx? set KZR_HANDOVER_DIR)"
+            )
+
+    def check_size(self, size: int) -> None:
+        if self._max_bytes is not None and size > self._max_bytes:
+            raise BodyTooLarge(
+                f"the recording is larger than KZR_MAX_BYTES ({self._max_bytes} bytes)"
+            )
+
+    @contextmanager
+    def as_file(
+        self, incoming: Callable[[], AbstractContextManager[BinaryIO]], chunk_size: int
+    ) -> Iterator[BinaryIO]:
+        """Open a complete local file with the body, read in pieces of `chunk_size` bytes.
+
+        `incoming` opens the file that it is written to.
+        """
+        with incoming() as file:
+            self.save(file, chunk_size)
+            yield file
+
+    def save(self, file: BinaryIO, chunk_size: int) -> None:
+        """Write the whole body to `file`, or raise."""
         source = io.BufferedReader(self, READ_AHEAD)
         while data := source.read(chunk_size):
             file.write(data)
         file.flush()
         if os.fstat(file.fileno()).st_size != self.received:
             raise StorageUnavailable("the disk did not take all that was written to it")
-        return self.received
 
     def drain(self) -> None:
         """Read and discard a bounded rest of the body, before an error is answered.
@@ -103,11 +128,6 @@ class Body(io.RawIOBase):
             raise IncompleteBody(f"the body ended after {self.received} of {self.length} bytes")
         self._ended = not data
         self.received += len(data)
-        if self._max_bytes is not None and self.received > self._max_bytes:
-            raise _too_large(self._max_bytes)
+        self.check_size(self.received)
         view[: len(data)] = data
         return len(data)
-
-
-def _too_large(max_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the recording is larger than KZR_MAX_BYTES ({max_bytes} bytes)")

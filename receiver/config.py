@@ -78,12 +78,19 @@ def path(text: str) -> str:
     return text
 
 
+def absolute_path(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise ValueError("expected an absolute path")
+    return text
+
+
 SETTINGS = (
     Setting("STORAGE", "recordings", path, "folder that recordings are stored in"),
     Setting("URL_PREFIX", "/kzr", url_prefix, "path that stands for the storage's root"),
     Setting("WRITERS", "", credentials, "who may write: `user:secret`, several by spaces"),
     Setting("ALLOW_FROM", "", networks, "networks that may write, such as `10.0.0.0/8`"),
     Setting("TRUSTED_PROXIES", "0", count, "number of proxies whose X-Forwarded-For counts"),
+    Setting("HANDOVER_DIR", "", absolute_path, "folder in which nginx hands over bodies"),
     Setting("MAX_BYTES", "2G", size, "largest recording"),
     Setting("MIN_FREE", "100M", size, "disk space to leave free"),
     Setting(

@@ -21,11 +21,10 @@ def store(name: RecordingName) -> Response:
     access.check_writer(request)
     g.body.require_raw(config["MAX_BYTES"])
     storage.check_space(g.body.length or 0)
-    with storage.incoming() as file:
-        size = g.body.save(file, config["CHUNK_SIZE"])
+    with g.body.as_file(storage.incoming, config["CHUNK_SIZE"]) as file:
         g.stored = stored = storage.publish(file, name)
 
-    line = f"{stored.outcome}: {stored.path}, {size} bytes"
+    line = f"{stored.outcome}: {stored.path}, {g.body.received} bytes"
     if stored.kept_as:
         line += f"; the older recording is kept as {stored.kept_as}"
     status = 201 if stored.outcome is Outcome.CREATED else 200

@@ -52,7 +52,7 @@ class Storage(ABC):
     """
 
     def __init__(self, spool: Path) -> None:
-        self._spool = spool
+        self.spool = spool
 
     @abstractmethod
     def check_space(self, size: int) -> None:
@@ -80,18 +80,18 @@ class Storage(ABC):
     def _open_unnamed(self) -> BinaryIO:
         flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
         try:
-            return open(os.open(self._spool, flags, FILE_MODE), "w+b", WRITE_BUFFER)
+            return open(os.open(self.spool, flags, FILE_MODE), "w+b", WRITE_BUFFER)
         except OSError as error:
             if error.errno not in NO_TMPFILE:
                 raise
-        folder = self._spool / INCOMING
+        folder = self.spool / INCOMING
         folder.mkdir(FOLDER_MODE, exist_ok=True)
         return cast(BinaryIO, tempfile.NamedTemporaryFile("w+b", WRITE_BUFFER, dir=folder))
 
     def sweep(self) -> None:
         """Remove the incoming files that a crash left behind where they have names."""
         with suppress(FileNotFoundError):
-            for entry in os.scandir(self._spool / INCOMING):
+            for entry in os.scandir(self.spool / INCOMING):
                 if entry.stat().st_mtime < time.time() - ABANDONED_AFTER:
                     os.unlink(entry)
 

@@ -1,0 +1,98 @@
+"""Bodies that nginx has written to a file already, and hands over by name.
+
+nginx's `client_body_in_file_only` leaves nothing to copy: the receiver syncs that file and links
+it into the storage. nginx removes its own name for it after the answer.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from .body import Body
+from .errors import IncompleteBody, SettingError, StorageUnavailable
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+FILE_HEADER = "HTTP_X_BODY_FILE"  # nginx.conf sets both, whatever the client sent
+LENGTH_HEADER = "HTTP_X_BODY_LENGTH"
+
+
+class Handover:
+    """The folder of `KZR_HANDOVER_DIR`, which nginx's `client_body_temp_path` names too.
+
+    Raises `SettingError` unless this user can read it and link from it into `storage`.
+    """
+
+    def __init__(self, folder: str, storage: Path) -> None:
+        self.folder = os.path.realpath(folder)
+        try:
+            Path(self.folder).mkdir(0o700, parents=True, exist_ok=True)
+            os.listdir(self.folder)
+            device = os.stat(self.folder).st_dev
+        except OSError as error:
+            raise SettingError(
+                f"KZR_HANDOVER_DIR={folder}: {error.strerror}: run the receiver as nginx's user"
+            ) from error
+        if device != os.stat(storage).st_dev:
+            raise SettingError(
+                f"KZR_HANDOVER_DIR={folder}: put it into the file system of KZR_STORAGE, and name "
+                "it in nginx's client_body_temp_path"
+            )
+
+    def body(self, environ: "WSGIEnvironment") -> Body:
+        """The request's body: the file that nginx names, or else what the request holds."""
+        if FILE_HEADER in environ or environ.get(LENGTH_HEADER) == "0":
+            return HandedOverBody(environ, self.folder)
+        return Body(environ)
+
+
+class HandedOverBody(Body):
+    """A body in a file of nginx's; nginx creates none where the body is empty."""
+
+    def __init__(self, environ: "WSGIEnvironment", folder: str) -> None:
+        # The request itself has no body, and an absent Content-Length.
+        super().__init__({**environ, "CONTENT_LENGTH": environ.get(LENGTH_HEADER, "")})
+        self._folder = folder
+        self._path = environ.get(FILE_HEADER)
+        self._ended = True
+
+    def require_length(self) -> None:
+        """Do not: nginx counted the bytes, of chunked bodies too."""
+
+    @contextmanager
+    def as_file(
+        self, incoming: Callable[[], AbstractContextManager[BinaryIO]], chunk_size: int
+    ) -> Iterator[BinaryIO]:
+        if self._path is None:
+            with incoming() as file:
+                yield file
+            return
+        with self._open(self._path) as file:
+            self.received = os.fstat(file.fileno()).st_size
+            if self.length is not None and self.received != self.length:
+                raise IncompleteBody(f"nginx handed over {self.received} of {self.length} bytes")
+            self.check_size(self.received)
+            yield file
+
+    def _open(self, path: str) -> BinaryIO:
+        try:
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            file = open(os.open(path, flags), "rb")
+        except OSError as error:
+            raise StorageUnavailable(
+                f"cannot open the file that nginx handed over: {error.strerror}: run the receiver "
+                "as nginx's user"
+            ) from error
+        inside = os.path.dirname(os.path.realpath(f"/proc/self/fd/{file.fileno()}"))
+        regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        if not regular or os.path.commonpath([inside, self._folder]) != self._folder:
+            file.close()
+            raise StorageUnavailable(
+                "the file that nginx handed over is not in KZR_HANDOVER_DIR: name that folder in "
+                "client_body_temp_path"
+            )
+        return file
