@@ -80,19 +80,17 @@ class HandedOverBody(Body):
 
     def _open(self, path: str) -> BinaryIO:
         try:
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            file = open(os.open(path, flags), "rb")
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             raise StorageUnavailable(
                 f"cannot open the file that nginx handed over: {error.strerror}: run the receiver "
                 "as nginx's user"
             ) from error
-        inside = os.path.dirname(os.path.realpath(f"/proc/self/fd/{file.fileno()}"))
-        regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-        if not regular or os.path.commonpath([inside, self._folder]) != self._folder:
-            file.close()
+        inside = os.path.realpath(f"/proc/self/fd/{file}").startswith(self._folder + "/")
+        if not inside or not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
             raise StorageUnavailable(
-                "the file that nginx handed over is not in KZR_HANDOVER_DIR: name that folder in "
+                "what nginx handed over is no file in KZR_HANDOVER_DIR: name that folder in "
                 "client_body_temp_path"
             )
-        return file
+        return open(file, "rb")

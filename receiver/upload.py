@@ -27,9 +27,12 @@ def store(name: RecordingName) -> Response:
     line = f"{stored.outcome}: {stored.path}, {g.body.received} bytes"
     if stored.kept_as:
         line += f"; the older recording is kept as {stored.kept_as}"
-    status = 201 if stored.outcome is Outcome.CREATED else 200
-    location = url_for(".store", name=name)
-    return Response(f"{line}\n", status, {"Location": location}, mimetype="text/plain")
+    response = Response(f"{line}\n", mimetype="text/plain")
+    if stored.outcome is Outcome.CREATED:
+        response.status_code = 201
+        # Not with a 200: Apache takes that for an internal redirect (RFC 3875 section 6.2.2).
+        response.location = url_for(".store", name=name)
+    return response
 
 
 @uploads.route("/", methods=["PUT", "POST"], strict_slashes=False)

@@ -111,17 +111,37 @@ class Client:
         return self.request("PUT", target, body, **kwargs)
 
 
-class Receiver(Client):
+class Storing(Client):
+    """A server whose storage is a directory here."""
+
+    storage: Path
+
+    def stored(self) -> dict[str, bytes]:
+        """Every file below the storage, hidden ones too."""
+        return {
+            str(path.relative_to(self.storage)): path.read_bytes()
+            for path in sorted(self.storage.rglob("*"))
+            if path.is_file() and not path.is_symlink()
+        }
+
+    def clear(self) -> None:
+        for entry in self.storage.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+class Receiver(Storing):
     """A running receiver: `python app.py` with settings and gunicorn's options."""
 
     def __init__(self, folder: Path, *options: str, **settings: object) -> None:
         self.folder = folder
         self.storage = Path(str(settings.get("storage", folder / "recordings")))
         self.port = free_port()
+        self.socket = folder / "socket"
         self.log_path = folder / "log"
         environ = {name: value for name, value in os.environ.items() if name[:4] != "KZR_"}
         environ |= {f"KZR_{name.upper()}": str(value) for name, value in settings.items()}
         command = [sys.executable, str(PROJECT / "app.py"), f"--bind=127.0.0.1:{self.port}"]
+        command.append(f"--bind=unix:{self.socket}")
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--workers=1", *options],
@@ -152,18 +172,6 @@ class Receiver(Client):
     def workers(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in children.read_text().split()]
-
-    def stored(self) -> dict[str, bytes]:
-        """Every file below the storage, hidden ones too."""
-        return {
-            str(path.relative_to(self.storage)): path.read_bytes()
-            for path in sorted(self.storage.rglob("*"))
-            if path.is_file() and not path.is_symlink()
-        }
-
-    def clear(self) -> None:
-        for entry in self.storage.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def stop(self) -> int:
         if self.process.poll() is None:
