@@ -169,6 +169,34 @@ class ModWsgi(Apache):
         self.start(edit(site), **environ)
 
 
+class Htaccess(Apache):
+    """A host of which only .htaccess can be edited: deploy/htaccess and deploy/receiver.cgi."""
+
+    modules = ("mpm_event", "authz_core", "mime", "rewrite", "cgid")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_in()
+        root = self.folder / "htdocs"
+        root.mkdir()
+        shutil.copy(PROJECT / "deploy" / "htaccess", root / ".htaccess")
+        script = (PROJECT / "deploy" / "receiver.cgi").read_text()
+        script = script.replace("/opt/kazoo-receiver", str(installed()))
+        (root / "receiver.cgi").write_text(script.replace("/srv/recordings", str(self.storage)))
+        (root / "receiver.cgi").chmod(0o755)
+        self.start(
+            f"""
+            ScriptSock {self.folder}/cgid
+            TypesConfig /etc/mime.types
+            DocumentRoot {root}
+            <Directory {root}>
+                AllowOverride All
+                Require all granted
+            </Directory>
+            """
+        )
+
+
 def installed() -> Path:
     """The receiver in an environment of the system's Python, as mod_wsgi needs it; built once."""
     if not hasattr(installed, "folder"):

@@ -21,9 +21,21 @@ want strace strace
 want bindfs bindfs
 want mount mount
 want prlimit util-linux
+want pkill procps
+want nginx nginx
+want apache2 apache2
+want php php-cli
+want wrk wrk
+want systemd-analyze systemd
+for module in wsgi:libapache2-mod-wsgi-py3 php8.2:libapache2-mod-php; do
+    [ -e "/usr/lib/apache2/modules/mod_${module%%:*}.so" ] || packages="$packages ${module#*:}"
+done
+[ -n "$(ls /usr/sbin/php-fpm* 2>/dev/null)" ] || packages="$packages php-fpm"
+# mod_wsgi needs an environment of the system's own Python.
+[ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null ||
+    packages="$packages python3-venv"
 [ -d /usr/lib/erlang/lib ] && ls /usr/lib/erlang/lib | grep -q '^inets-' ||
     packages="$packages erlang-inets"
-python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
 
 if [ -n "$packages" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 from conftest import Receiver, wait_for
-from fronts import FRONTS, Front
+from fronts import FRONTS, Front, Htaccess
 from test_wire import captures, expected_path, split
 
 HEAD = b"PUT /kzr/call_recording_X.mp3 HTTP/1.1\r\nHost: x\r\n"
@@ -239,3 +239,34 @@ def test_other_file_system_stops_the_start(tmp_path):
     with pytest.raises(SettingError, match="put it into the file system of KZR_STORAGE"):
         create_app(settings)
     os.rmdir("/dev/shm/handover")
+
+
+@pytest.fixture(scope="module")
+def host():
+    host = Htaccess()
+    yield host
+    host.stop()
+
+
+class TestHtaccess:
+    """Where nothing but .htaccess can be edited, each upload starts the receiver anew."""
+
+    def test_recordings_are_stored(self, host):
+        for body in (b"", b"audio", os.urandom(3_000_000)):
+            answer = host.put("/kzr/ACCOUNT/call_recording_abc%4010.0.0.1..mp3?from=x", body)
+            assert answer.status in (200, 201), answer.text + host.log
+            assert host.stored()["ACCOUNT/abc@10.0.0.1.mp3"] == body
+
+    def test_cut_upload_leaves_nothing(self, host):
+        with host.connect() as sock:
+            sock.sendall(HEAD + b"Content-Length: 9\r\n\r\naudio")
+            sock.shutdown(socket.SHUT_WR)
+            assert not sock.recv(100).startswith(b"HTTP/1.1 2")
+        assert "X.mp3" not in host.stored()
+
+    def test_chunked_upload_is_refused(self, host):
+        """CGI has no way to tell that one was cut off."""
+        assert host.put("/kzr/call_recording_X.mp3", b"audio", chunked=True).status == 411
+
+    def test_encoded_slash_is_refused_by_the_host(self, host):
+        assert host.put("/kzr/call_recording_a%2Fb.mp3").status == 404

@@ -108,9 +108,10 @@ class DirectoryStorage(Storage):
 
 def _make_folder(name: str, parent: int) -> None:
     with suppress(FileExistsError):
-        os.mkdir(name, dir_fd=parent)
-        inherited = os.stat(name, dir_fd=parent).st_mode & stat.S_ISGID
-        os.chmod(name, FOLDER_MODE | inherited, dir_fd=parent)  # whatever the umask
+        os.mkdir(name, FOLDER_MODE, dir_fd=parent)
+        mode = stat.S_IMODE(os.stat(name, dir_fd=parent).st_mode)
+        if mode & 0o777 != FOLDER_MODE:  # for the umask
+            os.chmod(name, FOLDER_MODE | mode & stat.S_ISGID, dir_fd=parent)
 
 
 def _link(file: int, filename: str, folder: int) -> bool:
