@@ -129,7 +129,7 @@ class Apache(Front):
             PidFile {self.folder}/pid
             Mutex file:{self.folder}
             ErrorLog {self.log_path}
-            LogLevel warn wsgi:info
+            LogLevel {"warn wsgi:info" if "wsgi" in self.modules else "warn"}
             Listen 127.0.0.1:{self.port}
             {load}
             User www-data
