@@ -8,11 +8,13 @@ from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import config, errors
+from . import config, errors, forms
 from .access import Access
 from .body import Body
-from .naming import PlainConverter, RecordingConverter, SentPath
+from .naming import PlainConverter, RecordingConverter
+from .playback import playback
 from .storage import open_storage
+from .target import SentPath
 from .upload import uploads
 
 __all__ = ["create_app"]
@@ -29,7 +31,12 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.logger.setLevel(logging.INFO)
 
-    app.extensions["access"] = Access(app.config["WRITERS"], app.config["ALLOW_FROM"])
+    app.extensions["access"] = Access(
+        app.config["WRITERS"],
+        app.config["ALLOW_FROM"],
+        app.config["WRITE_TOKENS"],
+        app.config["READERS"],
+    )
     app.extensions["storage"] = storage = open_storage(
         app.config["STORAGE"],
         min_free=app.config["MIN_FREE"],
@@ -42,9 +49,11 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
 
     app.url_map.converters.update(recording=RecordingConverter, plain=PlainConverter)
     app.url_map.merge_slashes = False  # Kazoo must never be redirected
-    if app.config["URL_PREFIX"]:
-        app.register_blueprint(uploads, url_prefix=app.config["URL_PREFIX"])
-    app.register_blueprint(uploads, name="folders")  # any other path begins with a folder
+    for blueprint in (uploads, playback):
+        if app.config["URL_PREFIX"]:
+            app.register_blueprint(blueprint, url_prefix=app.config["URL_PREFIX"])
+        # Any other path begins with a folder.
+        app.register_blueprint(blueprint, name=f"{blueprint.name}-folders")
 
     app.before_request(start_request)
     app.after_request(log_request)
@@ -64,6 +73,8 @@ def start_request() -> None:
     g.started = time.monotonic()
     handover = current_app.extensions.get("handover")
     g.body = handover.body(request.environ) if handover else Body(request.environ)
+    if boundary := forms.boundary(request.environ.get("CONTENT_TYPE", "")):
+        g.body = forms.FormBody(g.body, boundary)
 
 
 def answer_error(error: Exception) -> Response:

@@ -14,32 +14,55 @@ HASH_METHODS = ("scrypt:", "pbkdf2:")
 
 
 class Access:
-    """Checks clients against `KZR_WRITERS` and `KZR_ALLOW_FROM`; with neither, all may write."""
+    """Checks clients against the settings of who may write and who may read.
+
+    `KZR_WRITERS`, `KZR_WRITE_TOKENS` and `KZR_ALLOW_FROM` limit writing; with none, all may.
+    Reading is for `KZR_READERS` only.
+    """
 
     def __init__(
-        self, writers: Mapping[str, str], networks: Sequence[IPv4Network | IPv6Network]
+        self,
+        writers: Mapping[str, str],
+        networks: Sequence[IPv4Network | IPv6Network],
+        tokens: Sequence[str] = (),
+        readers: Mapping[str, str] | None = None,
     ) -> None:
         self._writers = writers
         self._networks = networks
+        self._tokens = tokens
+        self._readers = readers or {}
         self._key = os.urandom(32)
         self._verified: set[bytes] = set()  # digests of credentials whose hash was checked
 
     @property
     def is_open(self) -> bool:
         """Whether anybody who reaches the port may write."""
-        return not (self._writers or self._networks)
+        return not (self._writers or self._tokens or self._networks)
 
     def check_writer(self, request: Request) -> None:
         """Raise `Forbidden` or `Unauthorized` unless the client may write."""
         if self._networks and not self._is_near(request.remote_addr):
             raise Forbidden(f"{request.remote_addr or 'this client'} is not in KZR_ALLOW_FROM")
-        if not self._writers:
+        if not (self._writers or self._tokens) or self._has_token(request):
             return
-        given = request.authorization
-        if given is None or given.type != "basic":
-            raise Unauthorized("credentials are missing: put user:secret@ into the URL")
-        if not self._is_writer(given.username or "", given.password or ""):
+        user, secret = _basic(request)
+        if not self._is_known(self._writers, user, secret):
             raise Unauthorized("the user or the secret is wrong: see KZR_WRITERS")
+
+    def check_reader(self, request: Request) -> None:
+        """Raise `Forbidden` or `Unauthorized` unless the client may read."""
+        if not self._readers:
+            raise Forbidden("nothing is readable here: see KZR_READERS")
+        user, secret = _basic(request)
+        pairs = [(user, secret)]
+        if not secret:  # reading back, Kazoo 4.3 and master drop the colon between the two
+            pairs += [(name, user[len(name) :]) for name in self._readers if user.startswith(name)]
+        if not any([self._is_known(self._readers, *pair) for pair in pairs]):
+            raise Unauthorized("the user or the secret is wrong: see KZR_READERS")
+
+    def _has_token(self, request: Request) -> bool:
+        given = request.args.get("token", "").encode()
+        return any([hmac.compare_digest(given, token.encode()) for token in self._tokens])
 
     def _is_near(self, address: str | None) -> bool:
         try:
@@ -50,10 +73,10 @@ class Access:
             client = client.ipv4_mapped
         return any(client in network for network in self._networks)
 
-    def _is_writer(self, user: str, secret: str) -> bool:
+    def _is_known(self, known: Mapping[str, str], user: str, secret: str) -> bool:
         # An unknown user's secret is compared too, so that the time does not tell who exists.
-        expected = self._writers.get(user) or next(iter(self._writers.values()))
-        return self._matches(expected, secret) and user in self._writers
+        expected = known.get(user) or next(iter(known.values()), "")
+        return self._matches(expected, secret) and user in known
 
     def _matches(self, expected: str, secret: str) -> bool:
         if not expected.startswith(HASH_METHODS):
@@ -63,3 +86,11 @@ class Access:
         if digest not in self._verified and check_password_hash(expected, secret):
             self._verified.add(digest)
         return digest in self._verified
+
+
+def _basic(request: Request) -> tuple[str, str]:
+    """The request's user and secret (RFC 7617)."""
+    given = request.authorization
+    if given is None or given.type != "basic":
+        raise Unauthorized("credentials are missing: put user:secret@ into the URL")
+    return given.username or "", given.password or ""

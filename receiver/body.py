@@ -2,10 +2,13 @@
 
 import io
 import os
+import re
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .errors import (
     BodyTimeout,
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from _typeshed.wsgi import WSGIEnvironment
 
+_SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
 READ_AHEAD = 1024 * 1024  # bytes, as many as gunicorn asks of a socket at a time
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 15.0
@@ -39,19 +43,25 @@ class Body(io.RawIOBase):
         self._ended = False
         self._max_bytes: int | None = None
         self.received = 0
+        self.fields: dict[str, Any] = {}  # what a form tells of its recording
+        self._expected = set(
+            _SHA256.findall(environ.get("HTTP_CONTENT_DIGEST", ""))
+            + _SHA256.findall(environ.get("HTTP_REPR_DIGEST", ""))
+        )
+        self._hash = sha256() if self._expected else None
         length = environ.get("CONTENT_LENGTH") or ""
         self.length = int(length) if length.isascii() and length.isdigit() else None
 
-    def require_raw(self, max_bytes: int) -> None:
-        """Raise unless the body is a recording as it is, and no larger than `max_bytes`."""
+    def require(self, max_bytes: int) -> None:
+        """Raise unless the body is whole, uncompressed and no larger than `max_bytes`."""
         header = self._environ.get
         coding = header("HTTP_TRANSFER_ENCODING", "").strip().lower()
         if coding not in ("", "chunked"):
             raise UnsupportedBody("a Transfer-Encoding other than chunked: send the file as it is")
         if header("HTTP_CONTENT_ENCODING", "identity").strip().lower() != "identity":
             raise UnsupportedBody("a Content-Encoding: send the recording uncompressed")
-        if header("CONTENT_TYPE", "").lower().startswith("multipart/"):
-            raise UnsupportedBody("a multipart body: turn off send_multipart in the storage plan")
+        if header("HTTP_CONTENT_RANGE"):
+            raise IncompleteBody("a Content-Range: send the whole recording (RFC 9110 14.4)")
         self.require_length()
         self._max_bytes = max_bytes
         self.check_size(self.length or 0)
@@ -79,18 +89,18 @@ class Body(io.RawIOBase):
 
         `incoming` opens the file that it is written to.
         """
-        with incoming() as file:
-            self.save(file, chunk_size)
+        with self.stream() as source, incoming() as file:
+            while data := source.read(chunk_size):
+                file.write(data)
+            file.flush()
+            if os.fstat(file.fileno()).st_size != self.received:
+                raise StorageUnavailable("the disk did not take all that was written to it")
             yield file
 
-    def save(self, file: BinaryIO, chunk_size: int) -> None:
-        """Write the whole body to `file`, or raise."""
-        source = io.BufferedReader(self, READ_AHEAD)
-        while data := source.read(chunk_size):
-            file.write(data)
-        file.flush()
-        if os.fstat(file.fileno()).st_size != self.received:
-            raise StorageUnavailable("the disk did not take all that was written to it")
+    @contextmanager
+    def stream(self) -> Iterator[BinaryIO]:
+        """Open the body for reading; its end is only seen where it is complete."""
+        yield io.BufferedReader(self, READ_AHEAD)
 
     def drain(self) -> None:
         """Read and discard a bounded rest of the body, before an error is answered.
@@ -116,7 +126,7 @@ class Body(io.RawIOBase):
         if self.length is not None:
             wanted = min(wanted, self.length - self.received)
         if self._ended or wanted == 0:
-            return 0
+            return self._end()
         self._ended = True  # until this read has succeeded: a read after a failed one may give junk
         try:
             data = self._input.read(wanted)
@@ -126,8 +136,23 @@ class Body(io.RawIOBase):
             raise IncompleteBody(f"the body broke off after {self.received} bytes") from error
         if not data and self.length is not None:
             raise IncompleteBody(f"the body ended after {self.received} of {self.length} bytes")
-        self._ended = not data
+        if not data:
+            return self._end()
+        self._ended = False
         self.received += len(data)
         self.check_size(self.received)
+        if self._hash:
+            self._hash.update(data)
         view[: len(data)] = data
         return len(data)
+
+    def _end(self) -> int:
+        self._ended = True
+        if self._hash:
+            self.check_digest(self._hash.digest())
+        return 0
+
+    def check_digest(self, digest: bytes) -> None:
+        """Raise unless the body has the SHA-256 that its sender told (RFC 9530), if any."""
+        if self._expected - {b64encode(digest).decode()}:
+            raise IncompleteBody("the body is not the one that its sha-256 digest tells")

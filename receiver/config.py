@@ -58,11 +58,21 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError("expected yes or no")
+    return text == "yes"
+
+
 def credentials(text: str) -> dict[str, str]:
     pairs = [pair.partition(":") for pair in text.split()]
     if not all(user and secret for user, _, secret in pairs):
         raise ValueError("expected user:secret, several separated by spaces")
     return {user: secret for user, _, secret in pairs}
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
 
 
 def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -88,9 +98,13 @@ SETTINGS = (
     Setting("STORAGE", "recordings", path, "folder that recordings are stored in"),
     Setting("URL_PREFIX", "/kzr", url_prefix, "path that stands for the storage's root"),
     Setting("WRITERS", "", credentials, "who may write: `user:secret`, several by spaces"),
+    Setting("WRITE_TOKENS", "", words, "tokens that may write, as `?token=`, several by spaces"),
+    Setting("READERS", "", credentials, "who may read: `user:secret`, several by spaces"),
     Setting("ALLOW_FROM", "", networks, "networks that may write, such as `10.0.0.0/8`"),
     Setting("TRUSTED_PROXIES", "0", count, "number of proxies whose X-Forwarded-For counts"),
     Setting("HANDOVER_DIR", "", absolute_path, "folder in which nginx hands over bodies"),
+    Setting("ACCEL_PREFIX", "", url_prefix, "internal nginx location that serves the storage"),
+    Setting("X_SENDFILE", "no", yes_or_no, "let Apache's mod_xsendfile serve files: `yes` or `no`"),
     Setting("MAX_BYTES", "2G", size, "largest recording"),
     Setting("MIN_FREE", "100M", size, "disk space to leave free"),
     Setting(
@@ -128,5 +142,5 @@ def _parse(setting: Setting, text: str) -> Any:
     try:
         return setting.parse(text)
     except ValueError as error:
-        shown = "..." if setting.parse is credentials else text  # secrets stay out of logs
+        shown = "..." if setting.parse in (credentials, words) else text  # secrets stay out of logs
         raise SettingError(f"{PREFIX}_{setting.name}={shown}: {error}") from None

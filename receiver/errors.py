@@ -39,7 +39,7 @@ class Unauthorized(ReceiverError):
 
 
 class Forbidden(ReceiverError):
-    """The client's address may not write."""
+    """The client may not write from its address, or nobody may read."""
 
     code = 403
 
@@ -54,6 +54,18 @@ class NameTaken(ReceiverError):
     """Another recording has the name, and `KZR_ON_CONFLICT=refuse` is set."""
 
     code = 409
+
+
+class NotStored(ReceiverError):
+    """No recording has the name."""
+
+    code = 404
+
+
+class NameExists(ReceiverError):
+    """A recording has the name, and the request was made on condition that none does."""
+
+    code = 412
 
 
 class LengthRequired(ReceiverError):

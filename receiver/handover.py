@@ -4,10 +4,12 @@ nginx's `client_body_in_file_only` leaves nothing to copy: the receiver syncs th
 it into the storage. nginx removes its own name for it after the answer.
 """
 
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -67,18 +69,27 @@ class HandedOverBody(Body):
     def as_file(
         self, incoming: Callable[[], AbstractContextManager[BinaryIO]], chunk_size: int
     ) -> Iterator[BinaryIO]:
-        if self._path is None:
-            with incoming() as file:
+        with self.stream() as file:
+            if self._path is None:  # an empty file of nobody's, which cannot be linked
+                with incoming() as empty:
+                    yield empty
+            else:
                 yield file
-            return
-        with self._open(self._path) as file:
-            self.received = os.fstat(file.fileno()).st_size
+
+    @contextmanager
+    def stream(self) -> Iterator[BinaryIO]:
+        with self._open(self._path) if self._path else io.BytesIO() as file:
+            self.received = file.seek(0, os.SEEK_END)
             if self.length is not None and self.received != self.length:
                 raise IncompleteBody(f"nginx handed over {self.received} of {self.length} bytes")
             self.check_size(self.received)
+            file.seek(0)
+            if self._expected:
+                self.check_digest(file_digest(file, "sha256").digest())
+                file.seek(0)
             yield file
 
-    def _open(self, path: str) -> BinaryIO:
+    def _open(self, path: str) -> io.BufferedReader:
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:

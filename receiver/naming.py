@@ -5,18 +5,13 @@ before the extension, and leave the extension out (but not its dot) where no for
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
 
 from werkzeug.routing import BaseConverter
 
 from .errors import InvalidName
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 # What may end a name as its extension; any other ending belongs to the Call-ID, because
 # Call-IDs end in host names and addresses: "abc123@10.0.0.1" has no extension.
@@ -24,8 +19,13 @@ EXTENSIONS = (
     "aac aif aiff amr au flac gsm json m4a mkv mov mp2 mp3 mp4 mpeg mpg oga ogg opus pcm pdf "
     "ps raw sln tif tiff txt ulaw alaw vtt wav wave webm wma"
 ).split()
+SIDECARS = ("json", "txt", "vtt")  # kinds of files that lie beside a recording
 LONGEST_FILENAME = 240  # bytes; file systems take 255, "~12345" and ".json" may be added
 DEEPEST_FOLDER = 16
+NO_NAME = (
+    "the URL holds no recording name: send call_recording_CALL_ID.EXT; in a storage plan, leave "
+    "the field list as it is, and put user:secret@ into the URL in place of a query"
+)
 
 _EXTENSION = "|".join(EXTENSIONS)
 _RECORDING = re.compile(r"(?:|(?P<folder>.*?)/)call_recording_(?P<name>.*)", re.DOTALL)
@@ -61,7 +61,7 @@ class RecordingName:
         folders = [_decode(part) for part in (match["folder"] or "").split("/") if part]
         name = _NAME.fullmatch(_decode(match["name"]))
         if not name:
-            raise InvalidName("the URL holds no recording name: send call_recording_CALL_ID.EXT")
+            raise InvalidName(NO_NAME)
         if {".", ".."} & {name[0], *folders}:
             raise InvalidName("the URL holds a '.' or '..' segment: remove it")
         if len(folders) > DEEPEST_FOLDER:
@@ -80,16 +80,20 @@ class RecordingName:
         """
         return self.numbered(0)
 
-    def numbered(self, number: int) -> str:
+    def numbered(self, number: int | str) -> str:
         """The name of the file that keeps an older recording: `CALL_ID~NUMBER.EXT`."""
         stem, ending = _encode(self.call_id), f".{self.extension}" if self.extension else ""
-        if not ending and (ambiguous := _LOOKS_EXTENDED.fullmatch(stem)):
+        if self.extension in ("", *SIDECARS) and (ambiguous := _LOOKS_EXTENDED.fullmatch(stem)):
             stem = "%2E".join(ambiguous.groups())
         if len(stem) + len(ending) > LONGEST_FILENAME:
             digest = sha256(_to_bytes(self.call_id)).hexdigest()
             start = stem[: LONGEST_FILENAME - len(ending) - len(digest) - 1]
             stem = re.sub("%.?$", "", start) + "~" + digest
         return stem + (f"~{number}" if number else "") + ending
+
+    def sidecar(self, kind: str, number: int | str = 0) -> str:
+        """The name of a further file about the recording, such as `CALL_ID.EXT.json`."""
+        return self.numbered(number) + ("." if self.extension else "~.") + kind
 
     def __str__(self) -> str:
         """The path of the stored file below the storage's root; printable ASCII."""
@@ -102,6 +106,11 @@ class RecordingName:
         return "/".join(filter(None, [self.folder, f"call_recording_{call_id}{dot}"])) + (
             self.extension
         )
+
+
+def has_extension(name: str) -> bool:
+    """Whether a name ends in one of `EXTENSIONS`, as those of recordings do."""
+    return bool(_LOOKS_EXTENDED.fullmatch(name))
 
 
 def _decode(text: str) -> str:
@@ -135,31 +144,3 @@ class PlainConverter(RecordingConverter):
     regex = ".+"
     part_isolating = False
     weight = 200  # after every other rule
-
-
-class SentPath:
-    """WSGI middleware: hands the application the path just as the client sent it.
-
-    WSGI's `PATH_INFO` is decoded, by some servers more than once, so that `%2F` cannot be told
-    from `/`, nor `%252F` from `%2F`. The request target, which gunicorn gives as `RAW_URI`,
-    others as `REQUEST_URI`, still can; `RecordingName.parse` decodes it, once.
-    """
-
-    def __init__(self, app: "WSGIApplication") -> None:
-        self.app = app
-
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        target = environ.get("REQUEST_URI") or environ.get("RAW_URI")
-        if target:
-            path = re.sub(r"^[a-z]+://[^/?]*", "", target, flags=re.IGNORECASE).partition("?")[0]
-            mount = environ.get("SCRIPT_NAME", "")
-            if path == mount or path.startswith(mount + "/"):
-                path = path[len(mount) :]
-            else:  # the server rewrote the URL to a script; the client knows no such mount
-                environ["SCRIPT_NAME"] = ""
-        else:
-            path = quote(environ.get("PATH_INFO", "").encode("latin-1"))
-        environ["PATH_INFO"] = re.sub(r"[^!-~]", lambda m: f"%{ord(m[0]):02X}", path)
-        return self.app(environ, start_response)

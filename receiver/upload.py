@@ -2,9 +2,10 @@
 
 from flask import Blueprint, Response, current_app, g, request, url_for
 
+from . import metadata
 from .access import Access
 from .errors import InvalidName
-from .naming import RecordingName
+from .naming import NO_NAME, RecordingName
 from .storage import Outcome, Storage
 
 uploads = Blueprint("uploads", __name__)
@@ -19,10 +20,11 @@ def store(name: RecordingName) -> Response:
     storage: Storage = current_app.extensions["storage"]
 
     access.check_writer(request)
-    g.body.require_raw(config["MAX_BYTES"])
+    g.body.require(config["MAX_BYTES"])
     storage.check_space(g.body.length or 0)
     with g.body.as_file(storage.incoming, config["CHUNK_SIZE"]) as file:
-        g.stored = stored = storage.publish(file, name)
+        only_new = request.headers.get("If-None-Match", "").strip() == "*"
+        g.stored = stored = storage.publish(file, name, _metadata(), only_new=only_new)
 
     line = f"{stored.outcome}: {stored.path}, {g.body.received} bytes"
     if stored.kept_as:
@@ -35,7 +37,13 @@ def store(name: RecordingName) -> Response:
     return response
 
 
+def _metadata() -> bytes:
+    """What the sender tells about the recording, as the text of its JSON file."""
+    told = metadata.from_query(request.environ.get("QUERY_STRING", ""))
+    return metadata.to_bytes(told | g.body.fields)
+
+
 @uploads.route("/", methods=["PUT", "POST"], strict_slashes=False)
 def refuse() -> Response:
     """Answer a request for no recording at all."""
-    raise InvalidName("the URL holds no recording name: send call_recording_CALL_ID.EXT")
+    raise InvalidName(NO_NAME)

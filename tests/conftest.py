@@ -1,6 +1,7 @@
 """Real servers for the tests: nothing here stands in for the receiver or for a client of it."""
 
 import http.client
+import json
 import os
 import shutil
 import socket
@@ -117,6 +118,14 @@ class Storing(Client):
     storage: Path
 
     def stored(self) -> dict[str, bytes]:
+        """The recordings below the storage, and every other file but their metadata."""
+        files = self.files()
+        return {path: data for path, data in files.items() if path[:-5] not in files}
+
+    def metadata(self, path: str) -> dict[str, object]:
+        return json.loads((self.storage / f"{path}.json").read_text())
+
+    def files(self) -> dict[str, bytes]:
         """Every file below the storage, hidden ones too."""
         return {
             str(path.relative_to(self.storage)): path.read_bytes()
@@ -199,7 +208,12 @@ def each_worker(request, tmp_path_factory) -> Iterator[Receiver]:
     """One receiver for the whole run with each kind of gunicorn's workers."""
     folder = tmp_path_factory.mktemp(request.param)
     server = Receiver(
-        folder, f"--worker-class={request.param}", read_timeout=1, body_deadline=3, max_bytes="30M"
+        folder,
+        f"--worker-class={request.param}",
+        read_timeout=1,
+        body_deadline=3,
+        max_bytes="30M",
+        readers="kazoo:secret",
     )
     yield server
     server.stop()

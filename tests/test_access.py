@@ -78,8 +78,9 @@ def test_password_hash_is_checked_once_for_each_right_secret(monkeypatch):
         return secret == "right"
 
     monkeypatch.setattr("receiver.access.check_password_hash", check)
-    access = Access({"fs": "scrypt:32768:8:1$salt$hash"}, ())
-    assert [access._is_writer("fs", secret) for secret in ("right", "wrong", "right")] == [
+    access = Access({}, ())
+    known = {"fs": "scrypt:32768:8:1$salt$hash"}
+    assert [access._is_known(known, "fs", secret) for secret in ("right", "wrong", "right")] == [
         True,
         False,
         True,

@@ -6,7 +6,7 @@ import socket
 import pytest
 from conftest import Receiver, wait_for
 from fronts import FRONTS, Front, Htaccess
-from test_wire import captures, expected_path, split
+from test_wire import captures, check, expected_path, request
 
 HEAD = b"PUT /kzr/call_recording_X.mp3 HTTP/1.1\r\nHost: x\r\n"
 ALL = list(FRONTS)
@@ -14,7 +14,7 @@ ALL = list(FRONTS)
 
 @pytest.fixture(scope="module", params=ALL)
 def started(request):
-    front = FRONTS[request.param]()
+    front = FRONTS[request.param](readers="kazoo:secret")
     yield front
     front.stop()
 
@@ -37,16 +37,16 @@ def stored(front: Front) -> dict[str, bytes]:
     return wait_for(settled)[0]
 
 
-@pytest.mark.parametrize("capture", captures(named=True))
-def test_capture_is_stored(front: Front, capture):
-    data, target, body = split(capture)
-    answer = front.raw(data)
-    if b"multipart/form-data" in data:
-        assert answer.status == 415
-        assert stored(front) == {}
-        return
-    assert answer.status == 201, answer.text
-    assert stored(front) == {expected_path(capture, target): body}
+@pytest.mark.parametrize("capture", captures())
+def test_capture_is_stored_and_read_back(front: Front, capture):
+    check(front, capture)
+    assert list(stored(front)) == [expected_path(capture)]
+
+
+@pytest.mark.parametrize("capture", captures(named=False))
+def test_capture_without_a_usable_name_is_refused(front: Front, capture):
+    assert front.raw(request(capture)).status == 400
+    assert stored(front) == {}
 
 
 @pytest.mark.parametrize("chunked", [False, True])

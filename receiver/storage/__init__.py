@@ -1,9 +1,9 @@
 """Where recordings are kept."""
 
-from .base import Outcome, Storage, Stored
+from .base import Outcome, Recording, Storage, Stored
 from .directory import DirectoryStorage
 
-__all__ = ["Outcome", "Storage", "Stored", "open_storage"]
+__all__ = ["Outcome", "Recording", "Storage", "Stored", "open_storage"]
 
 
 def open_storage(url: str, *, min_free: int, supersede: bool) -> Storage:

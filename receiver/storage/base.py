@@ -43,6 +43,23 @@ class Stored:
     kept_as: str | None = None
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A stored recording, open for reading: `file` is seekable, `modified` in seconds (POSIX).
+
+    `path` is that of its file, where it is one that a web server could send itself.
+    """
+
+    file: BinaryIO
+    size: int
+    modified: float
+    etag: str
+    path: Path | None = None
+
+    def close(self) -> None:
+        self.file.close()
+
+
 class Storage(ABC):
     """A place for recordings. Any number of threads and processes may use it at once.
 
@@ -59,13 +76,23 @@ class Storage(ABC):
         """Raise `StorageFull` if a recording of `size` bytes would not fit now."""
 
     @abstractmethod
-    def publish(self, file: BinaryIO, name: RecordingName) -> Stored:
+    def publish(
+        self, file: BinaryIO, name: RecordingName, metadata: bytes = b"", *, only_new: bool = False
+    ) -> Stored:
         """Make the complete local file `file` durable under `name`, and only then return.
 
         The recording is visible whole or not at all, and `name` is never absent meanwhile. No
         other recording is overwritten: one that has the name is kept under a numbered name, or,
-        with `KZR_ON_CONFLICT=refuse`, keeps it and `NameTaken` is raised.
+        with `KZR_ON_CONFLICT=refuse`, keeps it and `NameTaken` is raised. With `only_new` any
+        recording that has the name keeps it and `NameExists` is raised.
+
+        `metadata` is the text of `NAME.json` and is durable before the recording is; a recording
+        that is superseded keeps its own.
         """
+
+    @abstractmethod
+    def open(self, name: RecordingName) -> Recording:
+        """Open the recording that has the name, or raise `NotStored`; the caller closes it."""
 
     @contextmanager
     def incoming(self) -> Iterator[BinaryIO]:

@@ -1,0 +1,139 @@
+"""Multipart bodies: what Kazoo's `send_multipart` and `base64_encode_data` make of a recording.
+
+The parts carry no file name, so that Werkzeug's form parser would hold the recording in memory and
+decode it as text; its streaming decoder does neither.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, BinaryIO
+
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData, State
+
+from .body import Body
+from .errors import IncompleteBody
+from .metadata import LONGEST_JSON, from_json
+
+READ_SIZE = 64 * 1024  # bytes; a multiple of four, as base64 comes in fours
+# RFC 2046 section 5.1.1 has more characters for a boundary than a token may hold, and Kazoo uses
+# them without quotes.
+_BOUNDARY = re.compile(r"""multipart/form-data\b.*?;\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.I)
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]*(={0,2})")
+_KNOWN_STARTS = re.compile(rb"ID3|RIFF|OggS|fLaC|\xff[\xe0-\xff]|some random content", re.DOTALL)
+
+
+def boundary(content_type: str) -> bytes | None:
+    """The boundary of a multipart body's parts (RFC 7578), None for any other body."""
+    match = _BOUNDARY.match(content_type)
+    return (match[1] or match[2]).encode("latin-1") if match else None
+
+
+class FormBody:
+    """A body whose recording is one part of a form; otherwise as the `Body` that it wraps."""
+
+    def __init__(self, body: Body, boundary: bytes) -> None:
+        self._body = body
+        self._boundary = boundary
+        self.fields: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._body, name)
+
+    @contextmanager
+    def as_file(
+        self, incoming: Callable[[], AbstractContextManager[BinaryIO]], chunk_size: int
+    ) -> Iterator[BinaryIO]:
+        """Open a complete local file with the recording, and set `fields` to what is told of it.
+
+        Raises `IncompleteBody` unless the form holds one recording, with or without a JSON
+        document before it.
+        """
+        with incoming() as file:
+            form = _Form(file)
+            try:
+                with self._body.stream() as source:
+                    _decode(source, self._boundary, form)
+            except (ValueError, RequestEntityTooLarge) as error:
+                raise IncompleteBody(f"the multipart body is broken: {error}") from error
+            if not form.has_content:
+                raise IncompleteBody("the multipart body holds no recording")
+            file.flush()
+            self.fields = form.fields
+            if not form.may_be_base64 or not _is_base64(file):
+                yield file
+                return
+            with incoming() as decoded:
+                _decode_base64(file, decoded)
+                yield decoded
+
+
+class _Form:
+    """What a form has held so far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.json = b""
+        self.in_json = False
+        self.has_content = False
+        self.may_be_base64 = True
+
+    def start(self, part: Field | File) -> None:
+        content_type = part.headers.get("content-type", "")
+        self.in_json = content_type.startswith("application/json") and not self.has_content
+        if not self.in_json:
+            if self.has_content:
+                raise ValueError("it holds more than one recording")
+            self.has_content = True
+
+    def add(self, data: bytes | bytearray) -> None:
+        if self.in_json:
+            self.json += data
+            if len(self.json) > LONGEST_JSON:
+                raise ValueError("its JSON document is too long")
+            return
+        self.file.write(data)
+        self.may_be_base64 = self.may_be_base64 and bool(_BASE64.fullmatch(data))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return from_json(self.json) if self.json else {}
+
+
+def _decode(source: BinaryIO, boundary: bytes, form: _Form) -> None:
+    decoder = MultipartDecoder(boundary)
+    while decoder.state is not State.EPILOGUE:
+        decoder.receive_data(source.read(READ_SIZE) or None)
+        while not isinstance(event := decoder.next_event(), NeedData | Epilogue):
+            if isinstance(event, Field | File):
+                form.start(event)
+            elif isinstance(event, Data):
+                form.add(event.data)
+    while source.read(READ_SIZE):  # what follows the last boundary has to be complete too
+        pass
+
+
+def _is_base64(file: BinaryIO) -> bool:
+    """Whether the file holds base64 of a recording and could not be the recording itself."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    start = file.read(400)
+    file.seek(max(0, size - 4))
+    padding = _BASE64.fullmatch(file.read())
+    if not size or size % 4 or not padding:
+        return False
+    known = _KNOWN_STARTS.match(base64.b64decode(start[: len(start) // 4 * 4]))
+    return bool(known) or not _KNOWN_STARTS.match(start)
+
+
+def _decode_base64(source: BinaryIO, target: BinaryIO) -> None:
+    source.seek(0)
+    try:
+        while data := source.read(READ_SIZE):
+            target.write(base64.b64decode(data, validate=True))
+    except binascii.Error as error:
+        raise IncompleteBody(f"the recording's base64 is broken: {error}") from error
+    target.flush()

@@ -1,0 +1,109 @@
+"""Reading back: GET and HEAD of every URL that stores a recording."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from urllib.parse import quote
+
+from flask import Blueprint, Response, current_app, request
+from werkzeug.wsgi import FileWrapper, wrap_file
+
+from .access import Access
+from .errors import InvalidName, NotStored
+from .naming import NO_NAME, RecordingName
+from .storage import Recording, Storage
+
+playback = Blueprint("playback", __name__)
+
+# The types of what Kazoo and FreeSWITCH send; what has no type here is only ever downloaded.
+MEDIA_TYPES = {
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "m4a": "audio/mp4",
+    "mp3": "audio/mpeg",
+    "mp4": "video/mp4",
+    "oga": "audio/ogg",
+    "ogg": "audio/ogg",
+    "opus": "audio/ogg",
+    "pdf": "application/pdf",
+    "tif": "image/tiff",
+    "tiff": "image/tiff",
+    "txt": "text/plain",
+    "wav": "audio/x-wav",
+    "webm": "audio/webm",
+}
+
+
+@playback.get("/<recording:name>")
+@playback.get("/<plain:name>")
+def read(name: RecordingName) -> Response:
+    """Answer with the recording, 200 and whole unless the client asks for a range of it."""
+    access: Access = current_app.extensions["access"]
+    access.check_reader(request)
+    return _answer(*_open(name))
+
+
+@playback.get("/", strict_slashes=False)
+def refuse() -> Response:
+    """Answer a request for no recording at all."""
+    raise InvalidName(NO_NAME)
+
+
+def _open(name: RecordingName) -> tuple[RecordingName, Recording]:
+    """Open a recording; its path may come twice in a row, as Kazoo 4.3 and later ask for it."""
+    storage: Storage = current_app.extensions["storage"]
+    try:
+        return name, storage.open(name)
+    except NotStored:
+        parts = str(name).split("/")
+        for start in range(len(parts) - 1):
+            middle = (start + len(parts)) // 2
+            if parts[start:middle] == parts[middle:]:
+                half = replace(name, folder="/".join(parts[: middle - 1]))
+                return half, storage.open(half)
+        raise
+
+
+def _answer(name: RecordingName, recording: Recording) -> Response:
+    # The server's own wrapper is fast, but would read all that comes before a range.
+    wrap = FileWrapper if "HTTP_RANGE" in request.environ else partial(wrap_file, request.environ)
+    response = Response(
+        wrap(recording.file),
+        mimetype=MEDIA_TYPES.get(name.extension, "application/octet-stream"),
+        direct_passthrough=True,
+    )
+    _describe(response, recording)
+    if name.extension not in MEDIA_TYPES:
+        response.headers["Content-Disposition"] = "attachment"
+    if not _hand_to_server(response, name, recording):
+        # Kazoo knows no 304 and sends no condition; ranges are for those who seek.
+        asked = {key: request.environ[key] for key in _RANGE_KEYS if key in request.environ}
+        response.make_conditional(asked, accept_ranges=True, complete_length=recording.size)
+    return response
+
+
+_RANGE_KEYS = ("REQUEST_METHOD", "HTTP_RANGE", "HTTP_IF_RANGE")
+
+
+def _describe(response: Response, recording: Recording) -> None:
+    response.content_length = recording.size
+    response.last_modified = datetime.fromtimestamp(recording.modified, UTC)
+    response.set_etag(recording.etag)
+    response.cache_control.private = True
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'; media-src 'self'"
+
+
+def _hand_to_server(response: Response, name: RecordingName, recording: Recording) -> bool:
+    """Let nginx or Apache send the file, where that is configured; return whether one will."""
+    config = current_app.config
+    if recording.path is None or not (config["ACCEL_PREFIX"] or config["X_SENDFILE"]):
+        return False
+    if config["ACCEL_PREFIX"]:
+        response.headers["X-Accel-Redirect"] = f"{config['ACCEL_PREFIX']}/{quote(str(name))}"
+    else:
+        response.headers["X-Sendfile"] = str(recording.path)
+    recording.close()
+    response.response = []
+    del response.headers["Content-Length"]
+    return True

@@ -1,0 +1,58 @@
+"""The request target as the client sent it, and the recording's name in its query."""
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from .naming import has_extension
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+def _named(path: str, query: str) -> str:
+    """Return the path, completed by the name that the query holds where the path has none.
+
+    Where Kazoo's base URL has a query, Kazoo 4 puts the recording's name into it, as the PHP
+    example's rewrite rule does; a storage plan's path is glued to its end, and lost.
+    """
+    last = path.rpartition("/")[2]
+    if not query or "/call_recording_" in path or has_extension(last):
+        return path
+    folder = path.removesuffix("index.php").rstrip("/")
+    for name, _, value in (pair.partition("=") for pair in query.split("&")):
+        if value.startswith("call_recording_"):
+            return f"{folder}/{value}"
+        if name == "recording" and value:
+            return f"{folder}/call_recording_{value}"
+    return f"{folder}/" if "/" in query.rpartition("=")[2] else path
+
+
+class SentPath:
+    """WSGI middleware: hands the application the path just as the client sent it.
+
+    WSGI's `PATH_INFO` is decoded, by some servers more than once, so that `%2F` cannot be told
+    from `/`, nor `%252F` from `%2F`. The request target, which gunicorn gives as `RAW_URI`,
+    others as `REQUEST_URI`, still can; `RecordingName.parse` decodes it, once.
+    """
+
+    def __init__(self, app: "WSGIApplication") -> None:
+        self.app = app
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        target = environ.get("REQUEST_URI") or environ.get("RAW_URI")
+        if target:
+            path = re.sub(r"^[a-z]+://[^/?]*", "", target, flags=re.IGNORECASE).partition("?")[0]
+            mount = environ.get("SCRIPT_NAME", "")
+            if path == mount or path.startswith(mount + "/"):
+                path = path[len(mount) :]
+            else:  # the server rewrote the URL to a script; the client knows no such mount
+                environ["SCRIPT_NAME"] = ""
+        else:
+            path = quote(environ.get("PATH_INFO", "").encode("latin-1"))
+        path = _named(path, environ.get("QUERY_STRING", ""))
+        environ["PATH_INFO"] = re.sub(r"[^!-~]", lambda m: f"%{ord(m[0]):02X}", path)
+        return self.app(environ, start_response)
