@@ -80,6 +80,7 @@ class _Form:
         self.in_json = False
         self.has_content = False
         self.may_be_base64 = True
+        self.padded = False  # base64 ends with its padding
 
     def start(self, part: Field | File) -> None:
         content_type = part.headers.get("content-type", "")
@@ -96,7 +97,10 @@ class _Form:
                 raise ValueError("its JSON document is too long")
             return
         self.file.write(data)
-        self.may_be_base64 = self.may_be_base64 and bool(_BASE64.fullmatch(data))
+        if self.may_be_base64 and data:
+            match = _BASE64.fullmatch(data)
+            self.may_be_base64 = match is not None and not self.padded
+            self.padded = match is not None and bool(match[1])
 
     @property
     def fields(self) -> dict[str, Any]:

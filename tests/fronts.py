@@ -77,7 +77,8 @@ class Nginx(Front):
         conf = conf.replace("unix:/run/kazoo-receiver.sock", f"unix:{self.receiver.socket}")
         if handover:
             conf = uncomment_handover(conf).replace("/srv/recordings/.handover", str(bodies))
-        (self.folder / "site.conf").write_text(edit(conf))
+        conf = edit(conf).replace("alias /srv/recordings/;", f"alias {self.storage}/;")
+        (self.folder / "site.conf").write_text(conf)
         (self.folder / "nginx.conf").write_text(
             f"""
             {"user root;" if os.geteuid() == 0 else ""}

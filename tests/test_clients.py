@@ -66,6 +66,30 @@ class TestHttpc:
         assert httpc(audio, url, header, times=20) == [(413, line)] * 20
 
 
+@pytest.fixture
+def back_end(start) -> Receiver:
+    """A receiver that Kazoo may write to and read from."""
+    return start(writers="kazoo:secret", readers="kazoo:secret")
+
+
+class TestKazoo:
+    """Kazoo's requests by Erlang's own client, which refuses only raw UTF-8 (see test_wire)."""
+
+    def test_all_that_is_stored_is_read_back_the_same(self, back_end, audio):
+        script = Path(__file__).parent / "kazoo.escript"
+        printed = subprocess.run(
+            [need("escript"), script, str(back_end.port), audio],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
+        results = dict(line.split("|", 1) for line in printed.splitlines())
+        assert len(results) == 12
+        assert {name: result for name, result in results.items() if result != "201|200|true"} == {}
+        assert back_end.metadata("plain@10.0.0.1.mp3")["caller_id_name"] == "Alice Smith"
+
+
 class TestCurl:
     def test_recording_arrives_as_freeswitch_sends_it(self, receiver: Receiver, audio):
         audio.write_bytes(large := os.urandom(3_000_000))
@@ -73,6 +97,13 @@ class TestCurl:
         status, text = curl("-L", "-A", "freeswitch-http-cache/1.0", "-T", audio, url)
         assert (status, text) == (201, "created: abc@10.0.0.1.mp3, 3000000 bytes\n")
         assert receiver.stored() == {"abc@10.0.0.1.mp3": large}
+
+    def test_recording_is_read_back(self, back_end, audio):
+        url = f"http://kazoo:secret@127.0.0.1:{back_end.port}/kzr/call_recording_a@10.0.0.1.mp3"
+        audio.write_bytes(os.urandom(1_500_000))
+        assert curl("-L", "-A", "freeswitch-http-cache/1.0", "-T", audio, url)[0] == 201
+        assert curl("-o", audio.with_suffix(".back"), url)[0] == 200
+        assert audio.with_suffix(".back").read_bytes() == audio.read_bytes()
 
     def test_chunked_upload(self, receiver: Receiver, audio):
         url = f"http://127.0.0.1:{receiver.port}/kzr/call_recording_X.mp3"
