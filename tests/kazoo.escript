@@ -3,6 +3,8 @@
 %% Usage: escript kazoo.escript PORT FILE; prints a line for each case: its name, the status of
 %% the upload, that of the read, and whether the bytes are the same.
 
+-mode(compile).
+
 main([Port, File]) ->
     inets:start(),
     {ok, Audio} = file:read_file(File),
