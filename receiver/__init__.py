@@ -94,13 +94,14 @@ def answer_error(error: Exception) -> Response:
 def log_request(response: Response) -> Response:
     """Log one line; names are percent-encoded by here, so that they cannot forge another."""
     stored = g.get("stored")
+    reason = f" ({g.reason})" if "reason" in g else ""
     logging.getLogger(__name__).info(
         "%s name=%s bytes=%d ms=%d outcome=%s client=%s",
         request.method,
         stored.path if stored else request.environ["PATH_INFO"],
         g.body.received,
         (time.monotonic() - g.started) * 1000,
-        stored.outcome if stored else f"{response.status_code} ({g.get('reason')})",
+        stored.outcome if stored else f"{response.status_code}{reason}",
         request.remote_addr or "-",
     )
     return response

@@ -29,7 +29,7 @@ main([Port, File]) ->
            Open ++ "/kzr/call_recording_post..mp3?" ++ Query, raw}
         , {"plan", put, Open ++ "/kzr" ++ Plan, Open ++ "/kzr" ++ Plan ++ Plan ++ "?id=x", raw}
         , {"plan multipart", post, Open ++ "/kzr/m" ++ Plan,
-           Open ++ "/kzr/m" ++ Plan ++ "?id=x&custom_channel_vars[Account-ID]=y", multipart}
+           Open ++ "/kzr/m" ++ Plan ++ "?id=x&name=y", multipart}
         , {"plan base64", post, Open ++ "/kzr/b" ++ Plan, Open ++ "/kzr/b" ++ Plan, base64}
         ],
     [report(Case, Auth, Joined, "audio/mpeg", Audio) || Case <- Cases],
@@ -74,7 +74,7 @@ body(multipart, Type, Content) ->
     {"multipart/form-data; boundary=" ++ Boundary, iolist_to_binary(Body)}.
 
 %% kz_http_util:urlencode/1 of Kazoo 4.
-encode(Text) -> lists:flatmap(fun encode_char/1, Text).
+encode(Text) -> lists:flatmap(fun(C) -> encode_char(C) end, Text).
 
 encode_char(C) ->
     case lists:member(C, " \"#%&'+,/:;<=>?@[\\]^{|}") of
