@@ -27,9 +27,11 @@ want apache2 apache2
 want php php-cli
 want wrk wrk
 want systemd-analyze systemd
-for module in wsgi:libapache2-mod-wsgi-py3 php8.2:libapache2-mod-php; do
+for module in wsgi:libapache2-mod-wsgi-py3 xsendfile:libapache2-mod-xsendfile; do
     [ -e "/usr/lib/apache2/modules/mod_${module%%:*}.so" ] || packages="$packages ${module#*:}"
 done
+[ -n "$(ls /usr/lib/apache2/modules/libphp*.so 2>/dev/null)" ] ||
+    packages="$packages libapache2-mod-php"
 [ -n "$(ls /usr/sbin/php-fpm* 2>/dev/null)" ] || packages="$packages php-fpm"
 # mod_wsgi needs an environment of the system's own Python.
 [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null ||
