@@ -8,7 +8,7 @@ from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import config, errors
+from . import cli, config, errors
 from .access import Access
 from .body import Body
 from .naming import PlainConverter, RecordingConverter, SentPath
@@ -46,6 +46,7 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
         app.register_blueprint(uploads, url_prefix=app.config["URL_PREFIX"])
     app.register_blueprint(uploads, name="folders")  # any other path begins with a folder
 
+    cli.register(app)
     app.before_request(start_request)
     app.after_request(log_request)
     app.register_error_handler(Exception, answer_error)
