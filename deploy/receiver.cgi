@@ -7,6 +7,8 @@ from wsgiref.handlers import CGIHandler
 
 sys.path.insert(0, "/opt/kazoo-receiver")
 os.environ["KZR_STORAGE"] = "/srv/recordings"
+# wsgiref hands over the raw bytes of what it knows as latin-1, as PEP 3333 has it; not of this.
+os.environ["REQUEST_URI"] = os.environb[b"REQUEST_URI"].decode("latin-1")
 
 from app import app  # noqa: E402 (it reads the settings)
 

@@ -1,19 +1,23 @@
 """A receiver of Kazoo's call recordings."""
 
 import logging
+import os
 import time
 from collections.abc import Mapping
+from functools import cache, partial
+from typing import cast
 
 from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.local import LocalProxy
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import config, errors, forms
+from . import cli, config, errors, forms
 from .access import Access
 from .body import Body
 from .naming import PlainConverter, RecordingConverter
 from .playback import playback
-from .storage import open_storage
+from .storage import Storage, open_storage
 from .target import SentPath
 from .upload import uploads
 
@@ -37,12 +41,19 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
         app.config["WRITE_TOKENS"],
         app.config["READERS"],
     )
-    app.extensions["storage"] = storage = open_storage(
-        app.config["STORAGE"],
-        min_free=app.config["MIN_FREE"],
-        supersede=app.config["ON_CONFLICT"] == "keep-both",
+    open_once = cache(
+        partial(
+            open_storage,
+            app.config["STORAGE"],
+            min_free=app.config["MIN_FREE"],
+            supersede=app.config["ON_CONFLICT"] == "keep-both",
+        )
     )
-    if app.config["HANDOVER_DIR"]:
+    app.extensions["storage"] = storage = cast(Storage, LocalProxy(open_once))
+    is_server = "FLASK_RUN_FROM_CLI" not in os.environ  # a command opens only what it uses
+    if is_server:
+        open_once()
+    if is_server and app.config["HANDOVER_DIR"]:
         from .handover import Handover
 
         app.extensions["handover"] = Handover(app.config["HANDOVER_DIR"], storage.spool)
@@ -55,6 +66,7 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
         # Any other path begins with a folder.
         app.register_blueprint(blueprint, name=f"{blueprint.name}-folders")
 
+    cli.register(app)
     app.before_request(start_request)
     app.after_request(log_request)
     app.register_error_handler(Exception, answer_error)
@@ -62,7 +74,7 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
     app.wsgi_app = SentPath(app.wsgi_app)  # type: ignore[method-assign]
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0)  # type: ignore[method-assign]
 
-    if app.extensions["access"].is_open:
+    if is_server and app.extensions["access"].is_open:
         app.logger.warning(
             "anybody who reaches this server may write: set KZR_WRITERS or KZR_ALLOW_FROM"
         )

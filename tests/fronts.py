@@ -65,14 +65,19 @@ class Nginx(Front):
     """nginx with deploy/nginx.conf; `edit` changes that text as an administrator would."""
 
     def __init__(
-        self, *, handover: bool = False, edit=lambda text: text, **settings: object
+        self,
+        *,
+        handover: bool = False,
+        edit=lambda text: text,
+        options: tuple[str, ...] = (),
+        **settings: object,
     ) -> None:
         super().__init__()
         bodies = self.storage / ".handover" if handover else self.folder / "bodies"
         if handover:
             settings = {"handover_dir": bodies} | settings
         settings = {"storage": self.storage, "trusted_proxies": 1, "min_free": 0} | settings
-        self.receiver = Receiver(self.folder, **settings)
+        self.receiver = Receiver(self.folder, *options, **settings)
         conf = NGINX_CONF.replace("listen 80;", f"listen 127.0.0.1:{self.port};")
         conf = conf.replace("unix:/run/kazoo-receiver.sock", f"unix:{self.receiver.socket}")
         if handover:
@@ -83,6 +88,7 @@ class Nginx(Front):
             f"""
             {"user root;" if os.geteuid() == 0 else ""}
             daemon off;
+            worker_processes auto;
             pid {self.folder}/nginx.pid;
             error_log {self.log_path};
             events {{ }}
@@ -150,10 +156,12 @@ class Apache(Front):
 class ApacheProxy(Apache):
     way = "Way 1"
 
-    def __init__(self, *, edit=lambda text: text, **settings: object) -> None:
+    def __init__(
+        self, *, edit=lambda text: text, options: tuple[str, ...] = (), **settings: object
+    ) -> None:
         super().__init__()
         settings = {"storage": self.storage, "trusted_proxies": 1, "min_free": 0} | settings
-        self.receiver = Receiver(self.folder, **settings)
+        self.receiver = Receiver(self.folder, *options, **settings)
         self.receiver.socket.chmod(0o666)  # as SocketMode=0660 with Apache's group would
         self.start(edit(self.site().replace("/run/kazoo-receiver.sock", str(self.receiver.socket))))
 

@@ -26,6 +26,7 @@ want nginx nginx
 want apache2 apache2
 want php php-cli
 want wrk wrk
+want openssl openssl
 want systemd-analyze systemd
 for module in wsgi:libapache2-mod-wsgi-py3 xsendfile:libapache2-mod-xsendfile; do
     [ -e "/usr/lib/apache2/modules/mod_${module%%:*}.so" ] || packages="$packages ${module#*:}"

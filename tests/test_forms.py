@@ -84,6 +84,15 @@ class TestServer:
         assert worker.raw(data, end=True).status == 400
         assert worker.stored() == {}
 
+    def test_form_that_is_cut_after_its_last_boundary_stores_nothing(self, worker):
+        """What its sender counted did not arrive: nothing says that it was not the recording."""
+        head = f"POST /kzr/X.mp3 HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}{B}\r\n"
+        tail = b"\r\n" + bytes(300_000)
+        size = len(form(AUDIO)) + len(tail) + 1
+        data = f"{head}Content-Length: {size}\r\n\r\n".encode() + form(AUDIO) + tail
+        assert worker.raw(data, end=True).status == 400
+        assert worker.stored() == {}
+
     def test_disk_that_fails_is_no_broken_form(self, start):
         receiver = start(storage="/dev/shm/receiver-forms", min_free="1000T")
         assert post(receiver, form(AUDIO)).status == 507

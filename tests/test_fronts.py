@@ -264,6 +264,11 @@ class TestHtaccess:
             assert not sock.recv(100).startswith(b"HTTP/1.1 2")
         assert "X.mp3" not in host.stored()
 
+    def test_raw_utf8_is_taken(self, host):
+        head = "PUT /kzr/call_recording_Jörg李.mp3 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+        assert host.raw(head.encode() + b"audio").status == 201
+        assert host.stored()["J%C3%B6rg%E6%9D%8E.mp3"] == b"audio"
+
     def test_chunked_upload_is_refused(self, host):
         """CGI has no way to tell that one was cut off."""
         assert host.put("/kzr/call_recording_X.mp3", b"audio", chunked=True).status == 411

@@ -263,6 +263,9 @@ class TestDirectory(StorageContract):
         assert not Path(synced[0]).is_dir()  # the recording itself comes first
         assert synced[1:] == [str(root), str(root / "ACCOUNT"), str(root / "ACCOUNT/USER")]
         synced.clear()
+        publish(storage, b"two", RecordingName(NAME.folder, "two", "mp3"), metadata=b"{}")
+        assert len(synced) == 3 and synced[2] == str(root / NAME.folder)  # metadata and recording
+        synced.clear()
         publish(storage, b"one")  # a retry's file may not have been synced by its first writer
         assert synced[1:] == [str(root / NAME.folder / NAME.filename), str(root / NAME.folder)]
         synced.clear()
