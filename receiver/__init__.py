@@ -15,6 +15,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from . import cli, config, errors, forms
 from .access import Access
 from .body import Body
+from .memory import keep_freed_blocks
 from .naming import PlainConverter, RecordingConverter
 from .playback import playback
 from .storage import Storage, open_storage
@@ -53,6 +54,7 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
     is_server = "FLASK_RUN_FROM_CLI" not in os.environ  # a command opens only what it uses
     if is_server:
         open_once()
+        keep_freed_blocks()
     if is_server and app.config["HANDOVER_DIR"]:
         from .handover import Handover
 

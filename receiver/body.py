@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 _SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
-READ_AHEAD = 1024 * 1024  # bytes, as many as gunicorn asks of a socket at a time
+READ_AHEAD = 256 * 1024  # bytes; small reads straight from a WSGI server's input are slow
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 15.0
 
