@@ -35,16 +35,17 @@ class PatientSocket:
         self._client = client
         self._pause = pause
         self._deadline = time.monotonic() + total
+        self._timeout = 0.0
 
     def recv(self, size: int) -> bytes:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self._client.settimeout(min(self._pause, left))
-        try:
-            return self._client.recv(size)
-        finally:
-            self._client.settimeout(None)
+        timeout = min(self._pause, left)
+        if timeout != self._timeout:  # setting it takes a system call
+            self._client.settimeout(timeout)
+            self._timeout = timeout
+        return self._client.recv(size)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -60,6 +61,7 @@ class KazooRequest(Request):  # type: ignore[misc]
         client = getattr(unreader.sock, "_client", unreader.sock)
         unreader.sock = PatientSocket(client, HEADER_SECONDS, HEADER_SECONDS)
         super().__init__(cfg, unreader, peer_addr, req_number)
+        client.settimeout(None)  # who plays a recording may take a pause
         unreader.sock = PatientSocket(client, self.body_pause, self.body_total)
 
     def parse_request_line(self, line_bytes: bytes) -> None:
