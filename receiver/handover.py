@@ -97,7 +97,7 @@ class HandedOverBody(Body):
                 f"cannot open the file that nginx handed over: {error.strerror}: run the receiver "
                 "as nginx's user"
             ) from error
-        inside = os.path.realpath(f"/proc/self/fd/{file}").startswith(self._folder + "/")
+        inside = os.readlink(f"/proc/self/fd/{file}").startswith(self._folder + "/")
         if not inside or not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
             raise StorageUnavailable(
