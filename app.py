@@ -17,4 +17,4 @@ if __name__ == "__main__":
 try:
     application = app = create_app()
 except SettingError as error:
-    sys.exit(f"receiver: {error}")
+    raise SystemExit(f"receiver: {error}") from None

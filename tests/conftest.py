@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -127,11 +127,12 @@ class Storing(Client):
 
     def files(self) -> dict[str, bytes]:
         """Every file below the storage, hidden ones too."""
-        return {
-            str(path.relative_to(self.storage)): path.read_bytes()
-            for path in sorted(self.storage.rglob("*"))
-            if path.is_file() and not path.is_symlink()
-        }
+        found: dict[str, bytes] = {}
+        for path in sorted(self.storage.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                with suppress(FileNotFoundError):  # nginx has removed its own name meanwhile
+                    found[str(path.relative_to(self.storage))] = path.read_bytes()
+        return found
 
     def clear(self) -> None:
         for entry in self.storage.iterdir():

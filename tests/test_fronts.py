@@ -5,7 +5,7 @@ import socket
 
 import pytest
 from conftest import Receiver, wait_for
-from fronts import FRONTS, Front, Htaccess
+from fronts import FRONTS, Front, Htaccess, ModWsgi
 from test_wire import captures, check, expected_path, request
 
 HEAD = b"PUT /kzr/call_recording_X.mp3 HTTP/1.1\r\nHost: x\r\n"
@@ -155,6 +155,18 @@ def test_client_address_and_credentials_arrive(front_name):
         spoofed = {"X-Forwarded-For": "10.1.2.3"}
         answer = front.put("/kzr/call_recording_X.mp3", headers=spoofed)
         assert (answer.status, answer.line) == (403, "127.0.0.1 is not in KZR_ALLOW_FROM")
+    finally:
+        front.stop()
+
+
+def test_wrong_setting_ends_apaches_log_with_one_line():
+    front = ModWsgi(min_free="much")
+    try:
+        assert front.put("/kzr/call_recording_X.mp3").status == 500
+        line = (
+            "SystemExit: receiver: KZR_MIN_FREE=much: expected a size in bytes, such as 100M or 2G"
+        )
+        wait_for(lambda: front.log.rstrip().endswith(line))
     finally:
         front.stop()
 
