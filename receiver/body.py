@@ -92,9 +92,7 @@ class Body(io.RawIOBase):
         with self.stream() as source, incoming() as file:
             while data := source.read(chunk_size):
                 file.write(data)
-            file.flush()
-            if os.fstat(file.fileno()).st_size != self.received:
-                raise StorageUnavailable("the disk did not take all that was written to it")
+            check_written(file, self.received)
             yield file
 
     @contextmanager
@@ -156,3 +154,10 @@ class Body(io.RawIOBase):
         """Raise unless the body has the SHA-256 that its sender told (RFC 9530), if any."""
         if self._expected - {b64encode(digest).decode()}:
             raise IncompleteBody("the body is not the one that its sha-256 digest tells")
+
+
+def check_written(file: BinaryIO, size: int) -> None:
+    """Raise unless the file on disk has all `size` bytes that were written to it."""
+    file.flush()
+    if os.fstat(file.fileno()).st_size != size:
+        raise StorageUnavailable("the disk did not take all that was written to it")

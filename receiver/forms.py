@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData, State
 
-from .body import Body
+from .body import Body, check_written
 from .errors import IncompleteBody
 from .metadata import LONGEST_JSON, from_json
 
@@ -61,7 +61,7 @@ class FormBody:
                 raise IncompleteBody(f"the multipart body is broken: {error}") from error
             if not form.has_content:
                 raise IncompleteBody("the multipart body holds no recording")
-            file.flush()
+            check_written(file, form.size)
             self.fields = form.fields
             if not form.may_be_base64 or not _is_base64(file):
                 yield file
@@ -76,6 +76,7 @@ class _Form:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
+        self.size = 0
         self.json = b""
         self.in_json = False
         self.has_content = False
@@ -96,7 +97,7 @@ class _Form:
             if len(self.json) > LONGEST_JSON:
                 raise ValueError("its JSON document is too long")
             return
-        self.file.write(data)
+        self.size += self.file.write(data)
         if self.may_be_base64 and data:
             match = _BASE64.fullmatch(data)
             self.may_be_base64 = match is not None and not self.padded
@@ -109,7 +110,7 @@ class _Form:
 
 def _decode(source: BinaryIO, boundary: bytes, form: _Form) -> None:
     decoder = MultipartDecoder(boundary)
-    while decoder.state is not State.EPILOGUE:
+    while decoder.state not in (State.EPILOGUE, State.COMPLETE):
         decoder.receive_data(source.read(READ_SIZE) or None)
         while not isinstance(event := decoder.next_event(), NeedData | Epilogue):
             if isinstance(event, Field | File):
@@ -135,9 +136,10 @@ def _is_base64(file: BinaryIO) -> bool:
 
 def _decode_base64(source: BinaryIO, target: BinaryIO) -> None:
     source.seek(0)
+    size = 0
     try:
         while data := source.read(READ_SIZE):
-            target.write(base64.b64decode(data, validate=True))
+            size += target.write(base64.b64decode(data, validate=True))
     except binascii.Error as error:
         raise IncompleteBody(f"the recording's base64 is broken: {error}") from error
-    target.flush()
+    check_written(target, size)

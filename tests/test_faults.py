@@ -1,5 +1,6 @@
 """Disks that fail: injected into a running worker's system calls, and real ones that are full."""
 
+import base64
 import os
 import subprocess
 from collections.abc import Iterator
@@ -71,6 +72,20 @@ def test_failing_call_is_no_success(receiver: Receiver, fault, status):
     assert stored in ({}, {"X.mp3": BODY}) if "when=2" in fault or status == 201 else not stored
     assert receiver.put(TARGET, BODY).status in (200, 201)
     assert receiver.stored() == {"before.mp3": b"before", "X.mp3": BODY}
+
+
+@pytest.mark.parametrize("lie", [1, 2, 3])
+def test_lying_write_of_a_form_is_no_success(receiver: Receiver, lie):
+    """Of the part as it came, of the decoded recording, or of the metadata."""
+    head = "\r\n--b\r\ncontent-disposition: form-data; name=X\r\ncontent-type: "
+    body = f'{head}application/json\r\n\r\n{{"a":1}}{head}audio/mpeg\r\n\r\n'.encode()
+    body += base64.b64encode(b"ID3" + bytes(3000)) + b"\r\n--b--"
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    with injected(receiver, f"write:retval=5:when={lie}"):
+        answer = receiver.request("POST", TARGET, body, headers=headers)
+    assert answer.status == 500, answer.text
+    assert receiver.files() == {"before.mp3": b"before"}
+    assert receiver.request("POST", TARGET, body, headers=headers).status == 201
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "linkat", "fsync:when=2"])

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import tempfile
 
 import pytest
 from conftest import Receiver
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from test_memory import GIB, MIB, peak
 
 from receiver.body import Body
+from receiver.errors import IncompleteBody
 from receiver.forms import FormBody, boundary
 
 AUDIO = b"ID3\x03" + bytes(range(256)) * 1000
@@ -123,11 +125,14 @@ class TestServer:
 
 def extract(content: bytes) -> bytes:
     """What is taken for the recording in a form that holds `content`."""
-    data = form(content)
+    return read(form(content))
+
+
+def read(data: bytes) -> bytes:
     body = FormBody(
         Body({"wsgi.input": io.BytesIO(data), "CONTENT_LENGTH": str(len(data))}), B.encode()
     )
-    with body.as_file(io.BytesIO, 1024) as file:
+    with body.as_file(tempfile.TemporaryFile, 1024) as file:
         file.seek(0)
         return file.read()
 
@@ -165,6 +170,15 @@ class TestBase64:
     def test_padding_inside_is_no_base64(self):
         content = b"QUJD" * 20_000 + b"QQ==" + b"QUJD" * 20_000
         assert extract(content) == content
+
+
+def test_form_that_ends_anywhere_else_is_broken():
+    whole = form(b"ID3 audio")
+    for end in range(len(whole)):
+        with pytest.raises(IncompleteBody):
+            read(whole[:end])
+    for tail in (b"\r\n", b"\r\nepilogue", b" ", b"-"):
+        assert read(whole + tail) == b"ID3 audio"
 
 
 @pytest.mark.parametrize(

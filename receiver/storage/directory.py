@@ -112,6 +112,8 @@ class DirectoryStorage(Storage):
         with self.incoming() as file:
             file.write(metadata)
             file.flush()
+            if os.fstat(file.fileno()).st_size != len(metadata):
+                raise OSError(errno.EIO, "The disk did not take all that was written to it")
             _sync(file)
             yield file
 
