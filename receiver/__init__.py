@@ -73,6 +73,7 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
     app.after_request(log_request)
     app.register_error_handler(Exception, answer_error)
     proxies = app.config["TRUSTED_PROXIES"]
+    # Flask's own way to add middleware, which mypy takes for a method that is replaced.
     app.wsgi_app = SentPath(app.wsgi_app)  # type: ignore[method-assign]
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0)  # type: ignore[method-assign]
 

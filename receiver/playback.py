@@ -32,6 +32,7 @@ MEDIA_TYPES = {
     "wav": "audio/x-wav",
     "webm": "audio/webm",
 }
+_RANGE_KEYS = ("REQUEST_METHOD", "HTTP_RANGE", "HTTP_IF_RANGE")
 
 
 @playback.get("/<recording:name>")
@@ -80,9 +81,6 @@ def _answer(name: RecordingName, recording: Recording) -> Response:
         asked = {key: request.environ[key] for key in _RANGE_KEYS if key in request.environ}
         response.make_conditional(asked, accept_ranges=True, complete_length=recording.size)
     return response
-
-
-_RANGE_KEYS = ("REQUEST_METHOD", "HTTP_RANGE", "HTTP_IF_RANGE")
 
 
 def _describe(response: Response, recording: Recording) -> None:

@@ -51,7 +51,7 @@ class PatientSocket:
         return getattr(self._client, name)
 
 
-class KazooRequest(Request):  # type: ignore[misc]
+class KazooRequest(Request):  # type: ignore[misc]  # gunicorn has no types
     """A request of Kazoo's: callers' names are raw UTF-8 in its target, and bodies are large."""
 
     body_pause = 30.0

@@ -61,7 +61,33 @@ class Front(Storing):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Nginx(Front):
+class NginxServer(Front):
+    """nginx with any site."""
+
+    def serve(self, user: str, site: str) -> None:
+        (self.folder / "nginx.conf").write_text(
+            f"""
+            {f"user {user};" if os.geteuid() == 0 else ""}
+            daemon off;
+            worker_processes auto;
+            pid {self.folder}/nginx.pid;
+            error_log {self.log_path};
+            events {{ }}
+            http {{
+                access_log off;
+                client_body_temp_path {self.folder}/bodies;
+                proxy_temp_path {self.folder}/proxied;
+                fastcgi_temp_path {self.folder}/fastcgi;
+                uwsgi_temp_path {self.folder}/uwsgi;
+                scgi_temp_path {self.folder}/scgi;
+                {site}
+            }}
+            """
+        )
+        self.run(need("nginx"), "-e", self.log_path, "-c", self.folder / "nginx.conf")
+
+
+class Nginx(NginxServer):
     """nginx with deploy/nginx.conf; `edit` changes that text as an administrator would."""
 
     def __init__(
@@ -84,26 +110,7 @@ class Nginx(Front):
             conf = uncomment_handover(conf).replace("/srv/recordings/.handover", str(bodies))
         conf = edit(conf).replace("alias /srv/recordings/;", f"alias {self.storage}/;")
         (self.folder / "site.conf").write_text(conf)
-        (self.folder / "nginx.conf").write_text(
-            f"""
-            {"user root;" if os.geteuid() == 0 else ""}
-            daemon off;
-            worker_processes auto;
-            pid {self.folder}/nginx.pid;
-            error_log {self.log_path};
-            events {{ }}
-            http {{
-                access_log off;
-                client_body_temp_path {self.folder}/bodies;
-                proxy_temp_path {self.folder}/proxied;
-                fastcgi_temp_path {self.folder}/fastcgi;
-                uwsgi_temp_path {self.folder}/uwsgi;
-                scgi_temp_path {self.folder}/scgi;
-                include {self.folder}/site.conf;
-            }}
-            """
-        )
-        self.run(need("nginx"), "-e", self.log_path, "-c", self.folder / "nginx.conf")
+        self.serve("root", f"include {self.folder}/site.conf;")
 
 
 def uncomment_handover(conf: str) -> str:

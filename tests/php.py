@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 from conftest import need, wait_for
-from fronts import MODULES, Apache, Front
+from fronts import MODULES, Apache, Front, NginxServer
 
 # The PHP receiver of Kazoo's documentation: what it does, byte for byte, in as few lines.
 SCRIPT = """<?php
@@ -84,35 +84,13 @@ class ModPhp(Apache):
         super().run(need("setsid"), *command, **environ)
 
 
-class PlainNginx(Front):
+class PlainNginx(NginxServer):
     """nginx with nothing of the receiver."""
 
     def start(self, server: str) -> None:
         own_by_web_server(self.storage)
-        (self.folder / "nginx.conf").write_text(
-            f"""
-            {"user www-data;" if os.geteuid() == 0 else ""}
-            daemon off;
-            worker_processes auto;
-            pid {self.folder}/nginx.pid;
-            error_log {self.log_path};
-            events {{ }}
-            http {{
-                access_log off;
-                client_body_temp_path {self.folder}/bodies;
-                proxy_temp_path {self.folder}/proxied;
-                fastcgi_temp_path {self.folder}/fastcgi;
-                uwsgi_temp_path {self.folder}/uwsgi;
-                scgi_temp_path {self.folder}/scgi;
-                server {{
-                    listen 127.0.0.1:{self.port};
-                    client_max_body_size 2g;
-                    {server}
-                }}
-            }}
-            """
-        )
-        self.run(need("nginx"), "-e", self.log_path, "-c", self.folder / "nginx.conf")
+        limits = f"listen 127.0.0.1:{self.port}; client_max_body_size 2g;"
+        self.serve("www-data", f"server {{ {limits} {server} }}")
 
 
 class NginxPhpFpm(PlainNginx):
