@@ -48,6 +48,7 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
             app.config["STORAGE"],
             min_free=app.config["MIN_FREE"],
             supersede=app.config["ON_CONFLICT"] == "keep-both",
+            wait=app.config["STORAGE_WAIT"],
         )
     )
     app.extensions["storage"] = storage = cast(Storage, LocalProxy(open_once))

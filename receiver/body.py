@@ -16,7 +16,7 @@ from .errors import (
     IncompleteBody,
     LengthRequired,
     ReceiverError,
-    StorageUnavailable,
+    StorageFailed,
     UnsupportedBody,
 )
 
@@ -160,4 +160,4 @@ def check_written(file: BinaryIO, size: int) -> None:
     """Raise unless the file on disk has all `size` bytes that were written to it."""
     file.flush()
     if os.fstat(file.fileno()).st_size != size:
-        raise StorageUnavailable("the disk did not take all that was written to it")
+        raise StorageFailed("the disk did not take all that was written to it")

@@ -59,9 +59,9 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 
 def yes_or_no(text: str) -> bool:
-    if text not in ("yes", "no"):
+    if text not in ("yes", "no", "1", "0"):
         raise ValueError("expected yes or no")
-    return text == "yes"
+    return text in ("yes", "1")
 
 
 def credentials(text: str) -> dict[str, str]:
@@ -82,9 +82,9 @@ def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
         raise ValueError(f"expected networks such as 10.0.0.0/8: {error}") from None
 
 
-def path(text: str) -> str:
+def storage(text: str) -> str:
     if not text:
-        raise ValueError("expected the path of a folder")
+        raise ValueError("expected the path of a folder, or a URL")
     return text
 
 
@@ -95,7 +95,13 @@ def absolute_path(text: str) -> str:
 
 
 SETTINGS = (
-    Setting("STORAGE", "recordings", path, "folder that recordings are stored in"),
+    Setting(
+        "STORAGE",
+        "recordings",
+        storage,
+        "where recordings are stored: a folder, or the URL of a bucket or a database",
+    ),
+    Setting("STORAGE_WAIT", "0", count, "seconds to wait at the start for a storage that is down"),
     Setting("URL_PREFIX", "/kzr", url_prefix, "path that stands for the storage's root"),
     Setting("WRITERS", "", credentials, "who may write: `user:secret`, several by spaces"),
     Setting("WRITE_TOKENS", "", words, "tokens that may write, as `?token=`, several by spaces"),
@@ -105,8 +111,9 @@ SETTINGS = (
     Setting("HANDOVER_DIR", "", absolute_path, "folder in which nginx hands over bodies"),
     Setting("ACCEL_PREFIX", "", url_prefix, "internal nginx location that serves the storage"),
     Setting("X_SENDFILE", "no", yes_or_no, "let Apache's mod_xsendfile serve files: `yes` or `no`"),
+    Setting("REDIRECT_READS", "no", yes_or_no, "let S3 itself answer readers: `yes` or `no`"),
     Setting("MAX_BYTES", "2G", size, "largest recording"),
-    Setting("MIN_FREE", "100M", size, "disk space to leave free"),
+    Setting("MIN_FREE", "100M", size, "disk space to leave free where recordings arrive"),
     Setting(
         "ON_CONFLICT",
         "keep-both",
@@ -142,5 +149,7 @@ def _parse(setting: Setting, text: str) -> Any:
     try:
         return setting.parse(text)
     except ValueError as error:
-        shown = "..." if setting.parse in (credentials, words) else text  # secrets stay out of logs
+        shown = (
+            "..." if setting.parse in (credentials, words, storage) else text
+        )  # secrets stay out of logs
         raise SettingError(f"{PREFIX}_{setting.name}={shown}: {error}") from None

@@ -86,10 +86,19 @@ class UnsupportedBody(ReceiverError):
     code = 415
 
 
-class StorageUnavailable(ReceiverError):
-    """The storage failed; nothing was stored, and the sender should try again."""
+class StorageFailed(ReceiverError):
+    """The storage failed; nothing was stored, and somebody should look at it."""
 
     code = 500
+
+
+class StorageUnavailable(StorageFailed):
+    """The storage cannot be reached, or is too slow; nothing was stored, and a retry may work."""
+
+    code = 503
+
+    def get_headers(self, *args: object, **kwargs: object) -> list[tuple[str, str]]:
+        return [("Retry-After", "10")]  # seconds
 
 
 class StorageFull(ReceiverError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from .body import Body
-from .errors import IncompleteBody, SettingError, StorageUnavailable
+from .errors import IncompleteBody, SettingError, StorageFailed
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -93,14 +93,14 @@ class HandedOverBody(Body):
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
-            raise StorageUnavailable(
+            raise StorageFailed(
                 f"cannot open the file that nginx handed over: {error.strerror}: run the receiver "
                 "as nginx's user"
             ) from error
         inside = os.readlink(f"/proc/self/fd/{file}").startswith(self._folder + "/")
         if not inside or not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
-            raise StorageUnavailable(
+            raise StorageFailed(
                 "what nginx handed over is no file in KZR_HANDOVER_DIR: name that folder in "
                 "client_body_temp_path"
             )

@@ -20,6 +20,7 @@ EXTENSIONS = (
     "ps raw sln tif tiff txt ulaw alaw vtt wav wave webm wma"
 ).split()
 SIDECARS = ("json", "txt", "vtt")  # kinds of files that lie beside a recording
+STEP = "new"  # what numbers a recording that is about to take its name
 LONGEST_FILENAME = 240  # bytes; file systems take 255, "~12345" and ".json" may be added
 DEEPEST_FOLDER = 16
 NO_NAME = (
@@ -32,6 +33,8 @@ _RECORDING = re.compile(r"(?:|(?P<folder>.*?)/)call_recording_(?P<name>.*)", re.
 _PLAIN = re.compile(r"(?:(?P<folder>.*)/)?(?P<name>.*)", re.DOTALL)
 _NAME = re.compile(rf"(?P<call_id>.+?)(?:\.?\.(?P<extension>{_EXTENSION})|\.)?", re.DOTALL)
 _LOOKS_EXTENDED = re.compile(rf"(.+)\.({_EXTENSION})", re.DOTALL)
+_SIDECAR = re.compile(rf"(?P<recording>.+?)(?P<bare>~?)\.({'|'.join(SIDECARS)})", re.DOTALL)
+_STEP = re.compile(rf".+~{STEP}(\.({_EXTENSION}))?", re.DOTALL)
 _NOT_ORDINARY = re.compile(rb"^\.|[^A-Za-z0-9@._+-]")
 
 
@@ -93,7 +96,7 @@ class RecordingName:
 
     def sidecar(self, kind: str, number: int | str = 0) -> str:
         """The name of a further file about the recording, such as `CALL_ID.EXT.json`."""
-        return self.numbered(number) + ("." if self.extension else "~.") + kind
+        return sidecar(self.numbered(number), kind)
 
     def __str__(self) -> str:
         """The path of the stored file below the storage's root; printable ASCII."""
@@ -111,6 +114,19 @@ class RecordingName:
 def has_extension(name: str) -> bool:
     """Whether a name ends in one of `EXTENSIONS`, as those of recordings do."""
     return bool(_LOOKS_EXTENDED.fullmatch(name))
+
+
+def sidecar(path: str, kind: str) -> str:
+    """The stored path of a further file about the recording that is stored as `path`."""
+    return path + ("." if has_extension(path) else "~.") + kind
+
+
+def is_recording(filename: str) -> bool:
+    """Whether a stored file is a recording, and not a sidecar, hidden or an unfinished step."""
+    if filename.startswith(".") or _STEP.fullmatch(filename):
+        return False
+    about = _SIDECAR.fullmatch(filename)
+    return not (about and (about["bare"] or has_extension(about["recording"])))
 
 
 def _decode(text: str) -> str:

@@ -1,5 +1,6 @@
 """Reading back: GET and HEAD of every URL that stores a recording."""
 
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -38,10 +39,17 @@ _RANGE_KEYS = ("REQUEST_METHOD", "HTTP_RANGE", "HTTP_IF_RANGE")
 @playback.get("/<recording:name>")
 @playback.get("/<plain:name>")
 def read(name: RecordingName) -> Response:
-    """Answer with the recording, 200 and whole unless the client asks for a range of it."""
+    """Answer with the recording, 200 and whole unless the client asks for a range of it.
+
+    With `KZR_REDIRECT_READS`, a storage that can answer by itself does: 302, which Kazoo follows.
+    """
     access: Access = current_app.extensions["access"]
     access.check_reader(request)
-    return _answer(*_open(name))
+    name, recording = _open(name)
+    if recording.link and current_app.config["REDIRECT_READS"]:
+        with closing(recording):
+            return Response(status=302, headers={"Location": recording.link()})
+    return _answer(name, recording)
 
 
 @playback.get("/", strict_slashes=False)
@@ -54,14 +62,14 @@ def _open(name: RecordingName) -> tuple[RecordingName, Recording]:
     """Open a recording; its path may come twice in a row, as Kazoo 4.3 and later ask for it."""
     storage: Storage = current_app.extensions["storage"]
     try:
-        return name, storage.open(name)
+        return name, storage.open(str(name))
     except NotStored:
         parts = str(name).split("/")
         for start in range(len(parts) - 1):
             middle = (start + len(parts)) // 2
             if parts[start:middle] == parts[middle:]:
                 half = replace(name, folder="/".join(parts[: middle - 1]))
-                return half, storage.open(half)
+                return half, storage.open(str(half))
         raise
 
 

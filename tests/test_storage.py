@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import need, need_root, wait_for
 
-from receiver.errors import NameExists, NameTaken, NotStored, StorageUnavailable
+from receiver.errors import NameExists, NameTaken, NotStored, StorageFailed
 from receiver.naming import RecordingName
 from receiver.storage import Outcome, Storage
 from receiver.storage.base import INCOMING, NO_TMPFILE
@@ -106,14 +106,14 @@ class StorageContract:
 
     def test_recording_is_opened_with_what_an_answer_needs(self, storage):
         publish(storage, b"audio", metadata=b"{}")
-        with closing(storage.open(NAME)) as recording:
+        with closing(storage.open(str(NAME))) as recording:
             assert recording.file.seek(2) == 2
             assert recording.file.read() == b"dio"
             assert recording.size == 5
             assert abs(recording.modified - time.time()) < 60
             first = recording.etag
         publish(storage, b"other")
-        with closing(storage.open(NAME)) as recording:
+        with closing(storage.open(str(NAME))) as recording:
             assert recording.etag != first
 
     @pytest.mark.parametrize(
@@ -127,13 +127,70 @@ class StorageContract:
     def test_absent_recording_cannot_be_opened(self, storage, name):
         publish(storage, b"audio")
         with pytest.raises(NotStored):
-            storage.open(name)
+            storage.open(str(name))
 
     def test_large_recordings_are_told_apart_by_their_last_byte(self, storage):
         start = bytes(3_000_000)
         assert publish(storage, start + b"a").outcome is Outcome.CREATED
         assert publish(storage, start + b"b").outcome is Outcome.SUPERSEDED
         assert publish(storage, start + b"b").outcome is Outcome.IDENTICAL
+
+    def test_scan_lists_recordings_and_nothing_else(self, storage):
+        bare, json_ = RecordingName("", "bare", ""), RecordingName("A", "fields", "json")
+        for name in (NAME, NAME, bare, json_):
+            publish(storage, name.call_id.encode() + os.urandom(4), name, metadata=b"{}")
+        found = {each.path: each for each in storage.scan()}
+        assert sorted(found) == sorted(
+            [str(NAME), f"{NAME.folder}/{NAME.numbered(1)}", "bare", "A/fields.json"]
+        )
+        assert found["bare"].size == 8
+        assert abs(found["bare"].modified - time.time()) < 60
+
+    @pytest.mark.parametrize(
+        ("prefix", "found"),
+        [
+            ("ACCOUNT/", ["ACCOUNT/USER/abc@10.0.0.1.mp3"]),
+            ("ACCOUNT/USER/abc", ["ACCOUNT/USER/abc@10.0.0.1.mp3"]),
+            ("ACC", ["ACCOUNT/USER/abc@10.0.0.1.mp3", "ACCOUNT2/x.mp3"]),
+            ("ACCOUNT/OTHER/", []),
+            ("abc", []),
+        ],
+    )
+    def test_scan_takes_a_prefix(self, storage, prefix, found):
+        publish(storage, b"audio")
+        publish(storage, b"audio", RecordingName("ACCOUNT2", "x", "mp3"))
+        assert sorted(each.path for each in storage.scan(prefix)) == found
+
+    def test_what_is_put_is_at_that_path_and_never_overwritten(self, storage):
+        path = f"{NAME.folder}/{NAME.numbered(7)}"
+        with storage.incoming() as file:
+            file.write(b"audio")
+            file.flush()
+            assert storage.put(path, file, 1_700_000_000) is Outcome.CREATED
+            assert storage.put(path, file, 1_700_000_000) is Outcome.IDENTICAL
+        with storage.incoming() as file, pytest.raises(NameTaken):
+            file.write(b"other")
+            file.flush()
+            storage.put(path, file, 1_700_000_000)
+        assert self.read() == {path: b"audio"}
+
+    @pytest.mark.parametrize("path", ["../x.mp3", "A/../../x.mp3"])
+    def test_nothing_is_put_outside_the_storage(self, storage, path):
+        with storage.incoming() as file, pytest.raises(StorageFailed):
+            storage.put(path, file, 0)
+        assert self.read() == {}
+
+    def test_delete_removes_a_recording_and_what_lies_beside_it(self, storage):
+        for number in (1, 2):
+            publish(storage, b"%d" % number, metadata=b"{%d}" % number)
+        storage.delete(str(NAME))
+        kept = f"{NAME.folder}/{NAME.numbered(1)}"
+        assert self.read() == {kept: b"1", f"{kept}.json": b"{1}"}
+        with pytest.raises(NotStored):
+            storage.open(str(NAME))
+        for path in (str(NAME), "x.mp3", "A/x.mp3"):
+            with pytest.raises(NotStored):
+                storage.delete(path)
 
     def test_writers_of_one_name_in_many_processes_lose_nothing(self, storage):
         """16 writers with different bytes: 16 recordings afterwards, and the name is never gone."""
@@ -223,7 +280,7 @@ class TestDirectory(StorageContract):
     @pytest.mark.parametrize("plant", [Path.mkdir, os.mkfifo])
     def test_what_is_no_recording_is_left_alone(self, storage, plant):
         plant(self.tmp_path / "root" / "x.mp3")
-        with pytest.raises(StorageUnavailable, match="Not a recording, move it away: x.mp3"):
+        with pytest.raises(StorageFailed, match="Not a recording, move it away: x.mp3"):
             publish(storage, b"audio", RecordingName("", "x", "mp3"))
         assert self.read() == {}
 
@@ -239,13 +296,13 @@ class TestDirectory(StorageContract):
             RecordingName("", "y", "mp3"),
             RecordingName("folder", "z", "mp3"),
         ):
-            with pytest.raises(StorageUnavailable):
+            with pytest.raises(StorageFailed):
                 publish(storage, b"audio", name)
         assert [path.name for path in outside.iterdir()] == ["victim"]
 
     def test_recording_in_place_of_a_folder_is_left_alone(self, storage):
         publish(storage, b"audio", RecordingName("", "ACCOUNT", ""))
-        with pytest.raises(StorageUnavailable, match="Not a directory: ACCOUNT"):
+        with pytest.raises(StorageFailed, match="Not a directory: ACCOUNT"):
             publish(storage, b"audio")
         assert self.read() == {"ACCOUNT": b"audio"}
 
@@ -301,7 +358,7 @@ class TestDirectory(StorageContract):
                 raise OSError(errno.EIO, "broken")
             return original(*args, **kwargs)
 
-        with monkeypatch.context() as patch, suppress(StorageUnavailable):
+        with monkeypatch.context() as patch, suppress(StorageFailed):
             patch.setattr(os, function, fail)
             publish(storage, b"new", metadata=metadata)
         files = self.read()
@@ -324,7 +381,7 @@ class TestDirectory(StorageContract):
                 raise OSError(errno.EIO, "broken")
             link(source, target, **kwargs)
 
-        with monkeypatch.context() as patch, pytest.raises(StorageUnavailable):
+        with monkeypatch.context() as patch, pytest.raises(StorageFailed):
             patch.setattr(os, "link", fail)
             publish(storage, b"one", metadata=b"{1}")
         publish(storage, b"two")

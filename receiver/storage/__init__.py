@@ -1,11 +1,62 @@
 """Where recordings are kept."""
 
-from .base import Outcome, Recording, Storage, Stored
+import time
+from collections.abc import Callable
+from importlib import import_module
+
+from ..errors import SettingError, StorageUnavailable
+from .base import Listed, Outcome, Recording, Storage, Stored
 from .directory import DirectoryStorage
 
-__all__ = ["Outcome", "Recording", "Storage", "Stored", "open_storage"]
+__all__ = ["Listed", "Outcome", "Recording", "Storage", "Stored", "open_storage"]
+
+# By the URL's scheme: the module and class, and the extra that installs what they need.
+BACK_ENDS = {
+    "s3": ("bucket", "BucketStorage", "s3"),
+    "gs": ("bucket", "BucketStorage", "s3"),
+    "az": ("bucket", "BucketStorage", "s3"),
+    "postgresql": ("database", "DatabaseStorage", "postgresql"),
+    "mysql": ("database", "DatabaseStorage", "mysql"),
+    "mariadb": ("database", "DatabaseStorage", "mysql"),
+    "sqlite": ("database", "DatabaseStorage", "sqlite"),
+}
+PAUSE = 1.0  # seconds between tries to reach a storage that is to be waited for
 
 
-def open_storage(url: str, *, min_free: int, supersede: bool) -> Storage:
-    """Open the storage that `KZR_STORAGE` names: the path of a directory."""
-    return DirectoryStorage(url, min_free=min_free, supersede=supersede)
+def open_storage(url: str, *, min_free: int = 0, supersede: bool = True, wait: int = 0) -> Storage:
+    """Open a storage: the path of a directory, or a URL with one of the schemes above.
+
+    `wait` is the number of seconds in which a storage that cannot be reached is tried again. Raises
+    `SettingError` where it cannot be used.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return DirectoryStorage(url, min_free=min_free, supersede=supersede)
+    open_one = _back_end(scheme)
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            return open_one(url, min_free=min_free, supersede=supersede)
+        except StorageUnavailable as error:
+            if time.monotonic() > deadline:
+                raise SettingError(
+                    f"KZR_STORAGE={scheme}://...: {error.description}: start it, or give it time "
+                    "with KZR_STORAGE_WAIT"
+                ) from error
+        time.sleep(PAUSE)
+
+
+def _back_end(scheme: str) -> Callable[..., Storage]:
+    if scheme not in BACK_ENDS:
+        schemes = ", ".join(f"{known}://" for known in BACK_ENDS)
+        raise SettingError(
+            f"KZR_STORAGE={scheme}://...: expected the path of a folder, or one of {schemes}"
+        )
+    module, name, extra = BACK_ENDS[scheme]
+    try:
+        back_end: Callable[..., Storage] = getattr(import_module(f".{module}", __name__), name)
+    except ImportError as error:
+        raise SettingError(
+            f"KZR_STORAGE={scheme}://...: {error}: pip install '.[{extra}]'"
+        ) from error
+    return back_end

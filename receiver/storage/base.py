@@ -5,14 +5,14 @@ import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ..errors import StorageFull, StorageUnavailable
+from ..errors import StorageFailed, StorageFull
 from ..naming import RecordingName
 
 FILE_MODE = 0o640
@@ -47,7 +47,8 @@ class Stored:
 class Recording:
     """A stored recording, open for reading: `file` is seekable, `modified` in seconds (POSIX).
 
-    `path` is that of its file, where it is one that a web server could send itself.
+    `path` is that of its file, where it is one that a web server could send itself; `link` makes
+    a URL from which anybody may fetch it for some minutes, where the storage has such.
     """
 
     file: BinaryIO
@@ -55,25 +56,45 @@ class Recording:
     modified: float
     etag: str
     path: Path | None = None
+    link: Callable[[], str] | None = None
 
     def close(self) -> None:
         self.file.close()
 
 
+@dataclass(frozen=True)
+class Listed:
+    """What `scan` tells of a recording: its stored path, size in bytes and time (POSIX)."""
+
+    path: str
+    size: int
+    modified: float
+
+
 class Storage(ABC):
     """A place for recordings. Any number of threads and processes may use it at once.
 
-    Every method raises `StorageFull` where there is no room and `StorageUnavailable` where the
-    storage fails; after either, nothing partial is visible and the same call may be repeated.
-    `spool` is the local folder that recordings arrive in.
+    A recording lies at its stored path, `str(name)`, and what else is known of it beside it, at
+    `naming.sidecar(path, kind)`. Every method raises `StorageFull` where there is no room,
+    `StorageUnavailable` where the storage cannot be reached and `StorageFailed` where it fails
+    otherwise; after each, nothing partial is visible and the same call may be repeated.
+
+    `spool` is the local folder that recordings arrive in, and `min_free` the number of bytes to
+    leave free in its file system.
     """
 
-    def __init__(self, spool: Path) -> None:
+    def __init__(self, spool: Path, min_free: int = 0) -> None:
         self.spool = spool
+        self._min_free = min_free
 
-    @abstractmethod
     def check_space(self, size: int) -> None:
         """Raise `StorageFull` if a recording of `size` bytes would not fit now."""
+        with storage_errors():
+            disk = os.statvfs(self.spool)
+        if disk.f_bavail * disk.f_frsize < size + self._min_free:
+            raise StorageFull("the disk is full: free some space or lower KZR_MIN_FREE")
+        if disk.f_files and not disk.f_favail:
+            raise StorageFull("the disk has no inodes left: remove some files")
 
     @abstractmethod
     def publish(
@@ -91,8 +112,30 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def open(self, name: RecordingName) -> Recording:
-        """Open the recording that has the name, or raise `NotStored`; the caller closes it."""
+    def open(self, path: str) -> Recording:
+        """Open what is stored at `path`, or raise `NotStored`; the caller closes it."""
+
+    @abstractmethod
+    def scan(self, prefix: str = "") -> Iterator[Listed]:
+        """List the recordings whose paths begin with `prefix`, superseded ones too.
+
+        What is published or deleted meanwhile may be listed or not.
+        """
+
+    @abstractmethod
+    def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
+        """Make the complete local file `file` durable at exactly `path`: `created`, `identical`.
+
+        This is for copies of another storage's recordings and sidecars. `modified` is kept where
+        the storage can. Raises `NameTaken` where other bytes are at `path`, and keeps those.
+        """
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Remove, durably, the recording at `path` and what lies beside it, or raise `NotStored`.
+
+        The recording goes last, so that a call that failed may be repeated.
+        """
 
     @contextmanager
     def incoming(self) -> Iterator[BinaryIO]:
@@ -123,13 +166,18 @@ class Storage(ABC):
                     os.unlink(entry)
 
 
+def spool_folder() -> Path:
+    """The local folder for recordings on their way to another machine: `$TMPDIR` or /var/tmp."""
+    return Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()
+
+
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turn the operating system's errors into `StorageFull` and `StorageUnavailable`."""
+    """Turn the operating system's errors into `StorageFull` and `StorageFailed`."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise StorageFull(f"could not store the recording: {error.strerror}") from error
         culprit = f": {error.filename}" if isinstance(error.filename, str) else ""
-        raise StorageUnavailable(f"could not store: {error.strerror}{culprit}") from error
+        raise StorageFailed(f"could not store: {error.strerror}{culprit}") from error

@@ -9,10 +9,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import NameExists, NameTaken, NotStored, ReceiverError, SettingError, StorageFull
-from ..naming import RecordingName
-from .base import FILE_MODE, FOLDER_MODE, Outcome, Recording, Storage, Stored, storage_errors
-from .entry import REFUSE_LINKS, Entry, open_recording
+from ..errors import NameExists, NameTaken, NotStored, ReceiverError, SettingError
+from ..naming import SIDECARS, RecordingName, is_recording, sidecar
+from .base import (
+    FILE_MODE,
+    FOLDER_MODE,
+    Listed,
+    Outcome,
+    Recording,
+    Storage,
+    Stored,
+    storage_errors,
+)
+from .entry import (
+    REFUSE_LINKS,
+    Entry,
+    link_file,
+    open_recording,
+    opened_recording,
+    same_bytes,
+)
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EEXIST)
 
@@ -26,8 +42,7 @@ class DirectoryStorage(Storage):
 
     def __init__(self, root: str, *, min_free: int = 0, supersede: bool = True) -> None:
         self.root = Path(root).absolute()
-        super().__init__(self.root)
-        self._min_free = min_free
+        super().__init__(self.root, min_free)
         self._supersede = supersede
         self._durable: set[str] = set()  # folders whose own entries are known to be on disk
         try:
@@ -54,14 +69,6 @@ class DirectoryStorage(Storage):
             os.link(f"/proc/self/fd/{file.fileno()}", trial, dst_dir_fd=root)
             os.unlink(trial, dir_fd=root)
         self.sweep()
-
-    def check_space(self, size: int) -> None:
-        with storage_errors():
-            disk = os.statvfs(self.root)
-        if disk.f_bavail * disk.f_frsize < size + self._min_free:
-            raise StorageFull("the disk is full: free some space or lower KZR_MIN_FREE")
-        if disk.f_files and not disk.f_favail:
-            raise StorageFull("the disk has no inodes left: remove some files")
 
     def publish(
         self, file: BinaryIO, name: RecordingName, metadata: bytes = b"", *, only_new: bool = False
@@ -90,18 +97,73 @@ class DirectoryStorage(Storage):
             raise NameTaken(f"another recording is stored as {path}: it was kept")
         return Stored(Outcome.SUPERSEDED, path, entry.supersede(file, sidecar))
 
-    def open(self, name: RecordingName) -> Recording:
+    def open(self, path: str) -> Recording:
+        folder, _, filename = path.rpartition("/")
         with storage_errors():
             try:
-                with self._folder(name.folder, create=False) as folder:
-                    file = open(open_recording(name.filename, folder), "rb")
+                with self._folder(folder, create=False) as parent:
+                    file = open(open_recording(filename, parent), "rb")
             except OSError as error:
                 if error.errno not in _ABSENT:
                     raise
-                raise NotStored(f"no recording is stored as {name}") from None
+                raise NotStored(f"no recording is stored as {path}") from None
             status = os.fstat(file.fileno())
         etag = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
-        return Recording(file, status.st_size, status.st_mtime, etag, self.root / str(name))
+        return Recording(file, status.st_size, status.st_mtime, etag, self.root / path)
+
+    def scan(self, prefix: str = "") -> Iterator[Listed]:
+        with storage_errors():
+            yield from self._scan(prefix.rpartition("/")[0], prefix)
+
+    def _scan(self, folder: str, prefix: str) -> Iterator[Listed]:
+        try:
+            entries = sorted(os.scandir(self.root / folder), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if not path.startswith(prefix) or entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._scan(path, prefix)
+            elif entry.is_file(follow_symlinks=False) and is_recording(entry.name):
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    status = entry.stat(follow_symlinks=False)
+                    yield Listed(path, status.st_size, status.st_mtime)
+
+    def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
+        folder, _, filename = path.rpartition("/")
+        outcome = Outcome.CREATED
+        with storage_errors():
+            os.utime(file.fileno(), (modified, modified))
+            _sync(file)
+            with self._folder(folder) as parent:
+                with _locked(parent):
+                    try:
+                        link_file(file, filename, parent)
+                    except FileExistsError:
+                        outcome = Outcome.IDENTICAL
+                        with opened_recording(filename, parent) as stored:
+                            if not same_bytes(file.fileno(), stored):
+                                raise NameTaken(f"another recording is stored as {path}") from None
+                os.fsync(parent)
+        return outcome
+
+    def delete(self, path: str) -> None:
+        folder, _, filename = path.rpartition("/")
+        with storage_errors():
+            try:
+                with self._folder(folder, create=False) as parent, _locked(parent):
+                    os.stat(filename, dir_fd=parent, follow_symlinks=False)
+                    for kind in SIDECARS:
+                        with suppress(FileNotFoundError):
+                            os.unlink(sidecar(filename, kind), dir_fd=parent)
+                    os.unlink(filename, dir_fd=parent)
+                    os.fsync(parent)
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                raise NotStored(f"no recording is stored as {path}") from None
 
     @contextmanager
     def _sidecar(self, metadata: bytes) -> Iterator[BinaryIO | None]:
@@ -124,6 +186,8 @@ class DirectoryStorage(Storage):
         parent = os.open(self.root, os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for part in filter(None, folder.split("/")):
+                if part == "..":
+                    raise OSError(errno.EINVAL, "Leads out of the storage", folder)
                 try:
                     child = os.open(part, os.O_DIRECTORY | REFUSE_LINKS, dir_fd=parent)
                 except FileNotFoundError:

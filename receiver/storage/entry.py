@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import BinaryIO
 
-from ..naming import RecordingName
+from ..naming import STEP, RecordingName
 
 READ_SIZE = 256 * 1024  # bytes
 REFUSE_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -25,7 +25,7 @@ class Entry:
         self.name = name
         self._folder = folder
         self._metadata = name.sidecar("json")
-        self._step, self._step_metadata = name.numbered("new"), name.sidecar("json", "new")
+        self._step, self._step_metadata = name.numbered(STEP), name.sidecar("json", STEP)
 
     def exists(self, filename: str | None = None) -> bool:
         try:
@@ -43,8 +43,8 @@ class Entry:
         """Whether the bytes are stored, durably, under the name or one of its numbered names."""
         with suppress(FileNotFoundError):
             for number in count(0):
-                with _opened_recording(self.name.numbered(number), self._folder) as stored:
-                    if _same_bytes(file.fileno(), stored):
+                with opened_recording(self.name.numbered(number), self._folder) as stored:
+                    if same_bytes(file.fileno(), stored):
                         os.fsync(stored)
                         return True
         return False
@@ -75,9 +75,8 @@ class Entry:
         self._replace(self._step, self.name.filename)
 
     def _link(self, file: BinaryIO | None, filename: str) -> None:
-        """Give an open file a name; never one that is taken. dst_dir_fd makes this a linkat(2)."""
         if file:
-            os.link(f"/proc/self/fd/{file.fileno()}", filename, dst_dir_fd=self._folder)
+            link_file(file, filename, self._folder)
 
     def _copy(self, old: str, new: str) -> None:
         at = self._folder
@@ -91,7 +90,13 @@ class Entry:
             os.unlink(filename, dir_fd=self._folder)
 
 
-def _same_bytes(one: int, other: int) -> bool:
+def link_file(file: BinaryIO, filename: str, folder: int) -> None:
+    """Give an open file a name; never one that is taken. dst_dir_fd makes this a linkat(2)."""
+    os.link(f"/proc/self/fd/{file.fileno()}", filename, dst_dir_fd=folder)
+
+
+def same_bytes(one: int, other: int) -> bool:
+    """Whether two open files hold the same."""
     if os.fstat(one).st_size != os.fstat(other).st_size:
         return False
     for offset in count(0, READ_SIZE):
@@ -114,7 +119,7 @@ def open_recording(filename: str, folder: int) -> int:
 
 
 @contextmanager
-def _opened_recording(filename: str, folder: int) -> Iterator[int]:
+def opened_recording(filename: str, folder: int) -> Iterator[int]:
     file = open_recording(filename, folder)
     try:
         yield file
