@@ -1,9 +1,14 @@
 """The commands for administrators: `flask --app app COMMAND`."""
 
+import os
 import sys
 
 import click
-from flask import Flask
+from flask import Flask, current_app
+from flask.cli import with_appcontext
+from jinja2.filters import do_filesizeformat
+
+from .errors import SettingError
 
 
 @click.command()
@@ -24,6 +29,50 @@ def check(url: str) -> None:
     sys.exit(not run(url))
 
 
+@click.command()
+@click.argument("source", metavar="FROM")
+@click.argument("destination", metavar="TO")
+@click.option("--jobs", default=4, show_default=True, help="Recordings to copy at a time.")
+@with_appcontext
+def copy(source: str, destination: str, jobs: int) -> None:
+    """Copy every recording from one storage to another, with what lies beside it.
+
+    FROM and TO are what KZR_STORAGE takes: a folder, or the URL of a bucket or a database. FROM
+    stays as it is. What TO has already is not copied again, so that a copy that broke off goes on
+    where it was; nothing in TO is overwritten. Each copy is read back, and its SHA-256 compared.
+    It exits with 1 if anything failed.
+
+    \b
+    Example:
+      flask --app app copy /srv/recordings s3://bucket/recordings
+    """
+    from .copying import copy_all
+    from .storage import open_storage
+
+    if "://" not in source and not os.path.isdir(source):
+        raise click.BadParameter(f"there is no folder {source}", param_hint="FROM")
+    try:
+        old = open_storage(source, read_only=True)
+        new = open_storage(destination, min_free=current_app.config["MIN_FREE"])
+    except SettingError as error:
+        raise click.ClickException(str(error).removeprefix("KZR_STORAGE=")) from None
+    count = total = 0
+    for recording in old.scan():
+        count += 1
+        total += recording.size
+    label = f"{count:,} recordings, {do_filesizeformat(total)}"
+    with click.progressbar(length=total, label=label) as bar:
+        report = copy_all(old, new, jobs=jobs, progress=lambda copied: bar.update(copied.size))
+    for line in report.failed:
+        click.echo(line, err=True)
+    click.echo(
+        f"{report.copied:,} copied, {report.identical:,} were there already, "
+        f"{len(report.failed):,} failed"
+    )
+    sys.exit(bool(report.failed))
+
+
 def register(app: Flask) -> None:
     """Add the commands to `flask --app app`."""
     app.cli.add_command(check)
+    app.cli.add_command(copy)

@@ -16,9 +16,8 @@ from conftest import need, need_root, wait_for
 
 from receiver.errors import NameExists, NameTaken, NotStored, StorageFailed
 from receiver.naming import RecordingName
-from receiver.storage import Outcome, Storage
+from receiver.storage import Outcome, Storage, open_storage
 from receiver.storage.base import INCOMING, NO_TMPFILE
-from receiver.storage.directory import DirectoryStorage
 
 NAME = RecordingName("ACCOUNT/USER", "abc@10.0.0.1", "mp3")
 
@@ -230,8 +229,8 @@ class StorageContract:
 
 
 class TestDirectory(StorageContract):
-    def open(self) -> DirectoryStorage:
-        return DirectoryStorage(str(self.tmp_path / "root"))
+    def open(self) -> Storage:
+        return open_storage(str(self.tmp_path / "root"))
 
     def read(self) -> dict[str, bytes]:
         root = self.tmp_path / "root"
@@ -271,7 +270,7 @@ class TestDirectory(StorageContract):
 
     def test_refuse_keeps_the_first(self, storage):
         publish(storage, b"one")
-        careful = DirectoryStorage(str(self.tmp_path / "root"), supersede=False)
+        careful = open_storage(str(self.tmp_path / "root"), supersede=False)
         with pytest.raises(NameTaken, match="another recording is stored as ACCOUNT/USER/abc"):
             publish(careful, b"two")
         assert publish(careful, b"one").outcome is Outcome.IDENTICAL
@@ -334,7 +333,7 @@ class TestDirectory(StorageContract):
         monkeypatch.setattr(
             os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
         )
-        DirectoryStorage(str(tmp_path / "a" / "b"))
+        open_storage(str(tmp_path / "a" / "b"))
         assert synced == [str(tmp_path), str(tmp_path / "a")]
 
     @pytest.mark.parametrize("metadata", [b"", b"{new}"])

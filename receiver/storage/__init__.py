@@ -23,20 +23,30 @@ BACK_ENDS = {
 PAUSE = 1.0  # seconds between tries to reach a storage that is to be waited for
 
 
-def open_storage(url: str, *, min_free: int = 0, supersede: bool = True, wait: int = 0) -> Storage:
+def open_storage(
+    url: str,
+    *,
+    min_free: int = 0,
+    supersede: bool = True,
+    wait: int = 0,
+    read_only: bool = False,
+) -> Storage:
     """Open a storage: the path of a directory, or a URL with one of the schemes above.
 
-    `wait` is the number of seconds in which a storage that cannot be reached is tried again. Raises
-    `SettingError` where it cannot be used.
+    `min_free` is the number of bytes to leave free where recordings arrive. With `supersede` a new
+    recording takes the name of an older, different one; without, it is refused. `wait` is the
+    number of seconds in which a storage that cannot be reached is tried again. With `read_only`
+    nothing is created or tried. Raises `SettingError` where it cannot be used.
     """
     scheme, separator, _ = url.partition("://")
-    if not separator:
-        return DirectoryStorage(url, min_free=min_free, supersede=supersede)
-    open_one = _back_end(scheme)
+    open_one = _back_end(scheme) if separator else DirectoryStorage
     deadline = time.monotonic() + wait
     while True:
         try:
-            return open_one(url, min_free=min_free, supersede=supersede)
+            storage = open_one(url, min_free=min_free, supersede=supersede)
+            if not read_only:
+                storage.prepare()
+            return storage
         except StorageUnavailable as error:
             if time.monotonic() > deadline:
                 raise SettingError(

@@ -80,12 +80,22 @@ class Storage(ABC):
     otherwise; after each, nothing partial is visible and the same call may be repeated.
 
     `spool` is the local folder that recordings arrive in, and `min_free` the number of bytes to
-    leave free in its file system.
+    leave free in its file system. With `supersede` a new recording takes the name of an older,
+    different one; without, it is refused.
     """
 
-    def __init__(self, spool: Path, min_free: int = 0) -> None:
+    def __init__(self, spool: Path, min_free: int, supersede: bool) -> None:
         self.spool = spool
         self._min_free = min_free
+        self._supersede = supersede
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Create what is missing, try whether recordings can be stored, remove what a crash left.
+
+        Raises `SettingError` where the storage cannot be used, and `StorageUnavailable` where it
+        cannot be reached.
+        """
 
     def check_space(self, size: int) -> None:
         """Raise `StorageFull` if a recording of `size` bytes would not fit now."""

@@ -34,28 +34,25 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EEXIST)
 
 
 class DirectoryStorage(Storage):
-    """Recordings as files in and below the directory `root`, which is created if it is missing.
-
-    `min_free` is the number of bytes to leave free in its file system. With `supersede` a new
-    recording takes the name of an older, different one; without, it is refused.
-    """
+    """Recordings as files in and below the directory `root`."""
 
     def __init__(self, root: str, *, min_free: int = 0, supersede: bool = True) -> None:
         self.root = Path(root).absolute()
-        super().__init__(self.root, min_free)
-        self._supersede = supersede
+        super().__init__(self.root, min_free, supersede)
         self._durable: set[str] = set()  # folders whose own entries are known to be on disk
+
+    def prepare(self) -> None:
+        """Create the root where it is missing, and try whether publishing works."""
         try:
             with storage_errors():
                 self._prepare()
         except ReceiverError as error:
             raise SettingError(
-                f"KZR_STORAGE={root}: {error.description}: it must be a folder that this user can "
-                "write to, on a file system with hard links"
+                f"KZR_STORAGE={self.root}: {error.description}: it must be a folder that this user "
+                "can write to, on a file system with hard links"
             ) from error
 
     def _prepare(self) -> None:
-        """Create the root durably, try whether publishing works, remove what a crash left."""
         missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
         for path in reversed(missing):
             path.mkdir(FOLDER_MODE, exist_ok=True)

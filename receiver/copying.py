@@ -1,0 +1,92 @@
+"""Copies of every recording of one storage in another, with what lies beside it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from hashlib import file_digest, sha256
+
+from .body import check_written
+from .errors import NotStored, ReceiverError, StorageFailed
+from .naming import SIDECARS, sidecar
+from .storage import Listed, Outcome, Storage
+
+READ_SIZE = 256 * 1024  # bytes
+
+
+@dataclass
+class Report:
+    """What became of the recordings: how many were copied, were there before, and failed."""
+
+    copied: int = 0
+    identical: int = 0
+    failed: list[str] = field(default_factory=list)  # a line for each
+
+
+def copy_all(
+    source: Storage,
+    destination: Storage,
+    *,
+    jobs: int = 4,
+    progress: Callable[[Listed], object] = lambda recording: None,
+) -> Report:
+    """Copy all recordings, `jobs` at a time, and call `progress` after each.
+
+    What is there already stays as it is, so that a call that broke off may be repeated. Every copy
+    is read back and its SHA-256 compared with that of the original. One that fails is reported, and
+    the others go on.
+    """
+    report = Report()
+
+    def copy(recording: Listed) -> Outcome:
+        return copy_recording(source, destination, recording)
+
+    for recording, outcome in _in_parallel(copy, source.scan(), jobs):
+        try:
+            if outcome.result() is Outcome.CREATED:
+                report.copied += 1
+            else:
+                report.identical += 1
+        except ReceiverError as error:
+            report.failed.append(f"{recording.path}: {error.description}")
+        progress(recording)
+    return report
+
+
+def copy_recording(source: Storage, destination: Storage, recording: Listed) -> Outcome:
+    """Copy one recording; what lies beside it is durable before the recording itself is there."""
+    destination.check_space(recording.size)
+    for kind in SIDECARS:
+        with suppress(NotStored):
+            _copy_file(source, destination, sidecar(recording.path, kind))
+    return _copy_file(source, destination, recording.path)
+
+
+def _copy_file(source: Storage, destination: Storage, path: str) -> Outcome:
+    digest = sha256()
+    with closing(source.open(path)) as original, destination.incoming() as file:
+        while data := original.file.read(READ_SIZE):
+            digest.update(data)
+            file.write(data)
+        check_written(file, original.size)
+        outcome = destination.put(path, file, original.modified)
+    if outcome is Outcome.CREATED:
+        with closing(destination.open(path)) as copy:
+            if file_digest(copy.file, "sha256").digest() != digest.digest():  # type: ignore[arg-type]
+                raise StorageFailed("the copy reads back otherwise: delete it and copy again")
+    return outcome
+
+
+def _in_parallel(
+    work: Callable[[Listed], Outcome], items: Iterable[Listed], jobs: int
+) -> Iterator[tuple[Listed, Future[Outcome]]]:
+    """Work on all items, a bounded number at a time; yield each with its result when it is done."""
+    running: dict[Future[Outcome], Listed] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        for item in items:
+            running[pool.submit(work, item)] = item
+            if len(running) >= 2 * jobs:
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(done), done
+        for done in wait(running).done:
+            yield running.pop(done), done
