@@ -67,11 +67,9 @@ def check(server: Storing, capture: str) -> None:
     path, body = expected_path(capture), expected_body(capture)
     answer = server.raw(request(capture))
     assert answer.status == 201, answer.text
-    assert (server.storage / path).read_bytes() == body
-    if metadata := expected_metadata(capture):
-        assert server.metadata(path) == metadata
-    else:
-        assert not (server.storage / f"{path}.json").exists()
+    files = server.files()
+    assert files[path] == body
+    assert json.loads(files.get(f"{path}.json", "{}")) == expected_metadata(capture)
     get = WIRE / f"{capture}.2.raw"
     if get.exists():
         head = re.sub(rb"authorization: .*?\r\n", b"", get.read_bytes())
