@@ -71,6 +71,8 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
 
     cli.register(app)
     app.before_request(start_request)
+    if app.config["CATALOG"] != "no":
+        add_catalog(app, storage)
     app.after_request(log_request)
     app.register_error_handler(Exception, answer_error)
     proxies = app.config["TRUSTED_PROXIES"]
@@ -83,6 +85,29 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
             "anybody who reaches this server may write: set KZR_WRITERS or KZR_ALLOW_FROM"
         )
     return app
+
+
+def add_catalog(app: Flask, storage: Storage) -> None:
+    """Let people find recordings."""
+    from .browse import browse
+    from .catalog import Catalog
+    from .indexing import Indexer, note_stored
+
+    url = app.config["CATALOG"]
+    if url == "yes":
+        url = default_catalog(app.config["STORAGE"])
+    app.extensions["catalog"] = catalog = Catalog(url)
+    app.extensions["indexer"] = Indexer(catalog, storage)
+    app.register_blueprint(browse, url_prefix=app.config["BROWSE_PATH"])
+    app.after_request(note_stored)
+
+
+def default_catalog(storage: str) -> str:
+    """The URL of the catalog that belongs to a storage: in its database, else in a file."""
+    scheme, separator, _ = storage.partition("://")
+    if not separator:  # hidden, so that no recording has its name
+        return f"sqlite:///{os.path.abspath(storage)}/.catalog.sqlite"
+    return "sqlite:///catalog.sqlite" if scheme in ("s3", "gs", "az") else storage
 
 
 def start_request() -> None:

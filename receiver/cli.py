@@ -2,13 +2,15 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 from jinja2.filters import do_filesizeformat
 
-from .errors import SettingError
+from .errors import ReceiverError, SettingError
 
 
 @click.command()
@@ -51,18 +53,16 @@ def copy(source: str, destination: str, jobs: int) -> None:
 
     if "://" not in source and not os.path.isdir(source):
         raise click.BadParameter(f"there is no folder {source}", param_hint="FROM")
-    try:
+    with _errors():
         old = open_storage(source, read_only=True)
         new = open_storage(destination, min_free=current_app.config["MIN_FREE"])
-    except SettingError as error:
-        raise click.ClickException(str(error).removeprefix("KZR_STORAGE=")) from None
-    count = total = 0
-    for recording in old.scan():
-        count += 1
-        total += recording.size
-    label = f"{count:,} recordings, {do_filesizeformat(total)}"
-    with click.progressbar(length=total, label=label) as bar:
-        report = copy_all(old, new, jobs=jobs, progress=lambda copied: bar.update(copied.size))
+        count = total = 0
+        for recording in old.scan():
+            count += 1
+            total += recording.size
+        label = f"{count:,} recordings, {do_filesizeformat(total)}"
+        with click.progressbar(length=total, label=label) as bar:
+            report = copy_all(old, new, jobs=jobs, progress=lambda copied: bar.update(copied.size))
     for line in report.failed:
         click.echo(line, err=True)
     click.echo(
@@ -72,7 +72,36 @@ def copy(source: str, destination: str, jobs: int) -> None:
     sys.exit(bool(report.failed))
 
 
+@click.command("reindex")
+@with_appcontext
+def reindex_() -> None:
+    """Make the catalog what the storage says, whatever it held before.
+
+    KZR_STORAGE and KZR_CATALOG are those of the receiver, which may run meanwhile.
+    """
+    if "catalog" not in current_app.extensions:
+        raise click.ClickException("there is no catalog: set KZR_CATALOG=yes")
+    from .indexing import reindex
+
+    storage, catalog = current_app.extensions["storage"], current_app.extensions["catalog"]
+    with _errors():
+        count = sum(1 for _ in storage.scan())
+        with click.progressbar(length=count, label=f"{count:,} recordings") as bar:
+            reindex(catalog, storage, progress=bar.update)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Tell of what went wrong in one line."""
+    try:
+        yield
+    except SettingError as error:
+        raise click.ClickException(str(error)) from None
+    except ReceiverError as error:
+        raise click.ClickException(error.description) from None
+
+
 def register(app: Flask) -> None:
     """Add the commands to `flask --app app`."""
-    app.cli.add_command(check)
-    app.cli.add_command(copy)
+    for command in (check, copy, reindex_):
+        app.cli.add_command(command)

@@ -94,6 +94,18 @@ def absolute_path(text: str) -> str:
     return text
 
 
+def catalog(text: str) -> str:
+    if text not in ("yes", "no") and "://" not in text:
+        raise ValueError("expected yes, no or the URL of a database")
+    return text
+
+
+def page_path(text: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", text):
+        raise ValueError("expected the path of a URL, such as /browse/")
+    return text.rstrip("/") + "/"
+
+
 SETTINGS = (
     Setting(
         "STORAGE",
@@ -112,6 +124,8 @@ SETTINGS = (
     Setting("ACCEL_PREFIX", "", url_prefix, "internal nginx location that serves the storage"),
     Setting("X_SENDFILE", "no", yes_or_no, "let Apache's mod_xsendfile serve files: `yes` or `no`"),
     Setting("REDIRECT_READS", "no", yes_or_no, "let S3 itself answer readers: `yes` or `no`"),
+    Setting("CATALOG", "no", catalog, "find recordings: `yes`, `no`, or the URL of a database"),
+    Setting("BROWSE_PATH", "/browse/", page_path, "path of the page to find recordings on"),
     Setting("MAX_BYTES", "2G", size, "largest recording"),
     Setting("MIN_FREE", "100M", size, "disk space to leave free where recordings arrive"),
     Setting(
@@ -150,6 +164,6 @@ def _parse(setting: Setting, text: str) -> Any:
         return setting.parse(text)
     except ValueError as error:
         shown = (
-            "..." if setting.parse in (credentials, words, storage) else text
+            "..." if setting.parse in (credentials, words, storage, catalog) else text
         )  # secrets stay out of logs
         raise SettingError(f"{PREFIX}_{setting.name}={shown}: {error}") from None

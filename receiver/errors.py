@@ -101,6 +101,12 @@ class StorageUnavailable(StorageFailed):
         return [("Retry-After", "10")]  # seconds
 
 
+class CatalogUnavailable(ReceiverError):
+    """The catalog cannot be reached or fails; recordings are stored all the same."""
+
+    code = 503
+
+
 class StorageFull(ReceiverError):
     """The storage has no room for the recording (RFC 4918 section 11.5)."""
 

@@ -34,6 +34,7 @@ _PLAIN = re.compile(r"(?:(?P<folder>.*)/)?(?P<name>.*)", re.DOTALL)
 _NAME = re.compile(rf"(?P<call_id>.+?)(?:\.?\.(?P<extension>{_EXTENSION})|\.)?", re.DOTALL)
 _LOOKS_EXTENDED = re.compile(rf"(.+)\.({_EXTENSION})", re.DOTALL)
 _SIDECAR = re.compile(rf"(?P<recording>.+?)(?P<bare>~?)\.({'|'.join(SIDECARS)})", re.DOTALL)
+_NUMBER = re.compile(rf"~[0-9]{{1,9}}(?=(?:\.(?:{_EXTENSION}))?$)")
 _STEP = re.compile(rf".+~{STEP}(\.({_EXTENSION}))?", re.DOTALL)
 _NOT_ORDINARY = re.compile(rb"^\.|[^A-Za-z0-9@._+-]")
 
@@ -127,6 +128,25 @@ def is_recording(filename: str) -> bool:
         return False
     about = _SIDECAR.fullmatch(filename)
     return not (about and (about["bare"] or has_extension(about["recording"])))
+
+
+def original(path: str) -> str:
+    """The stored path of the name that a superseded recording had: without its number."""
+    return _NUMBER.sub("", path)
+
+
+def extension_of(path: str) -> str:
+    """The extension of a stored recording, "" if there is none."""
+    match = _LOOKS_EXTENDED.fullmatch(path)
+    return match[2] if match else ""
+
+
+def call_id_of(path: str) -> str:
+    """The Call-ID of a stored recording, as far as its path tells."""
+    stem = original(path).rpartition("/")[2]
+    if match := _LOOKS_EXTENDED.fullmatch(stem):
+        stem = match[1]
+    return _decode(stem.partition("~")[0]).encode("utf-8", "replace").decode()
 
 
 def _decode(text: str) -> str:

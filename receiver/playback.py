@@ -11,7 +11,7 @@ from werkzeug.wsgi import FileWrapper, wrap_file
 
 from .access import Access
 from .errors import InvalidName, NotStored
-from .naming import NO_NAME, RecordingName
+from .naming import NO_NAME, RecordingName, extension_of
 from .storage import Recording, Storage
 
 playback = Blueprint("playback", __name__)
@@ -39,17 +39,10 @@ _RANGE_KEYS = ("REQUEST_METHOD", "HTTP_RANGE", "HTTP_IF_RANGE")
 @playback.get("/<recording:name>")
 @playback.get("/<plain:name>")
 def read(name: RecordingName) -> Response:
-    """Answer with the recording, 200 and whole unless the client asks for a range of it.
-
-    With `KZR_REDIRECT_READS`, a storage that can answer by itself does: 302, which Kazoo follows.
-    """
+    """Answer with the recording that has the name."""
     access: Access = current_app.extensions["access"]
     access.check_reader(request)
-    name, recording = _open(name)
-    if recording.link and current_app.config["REDIRECT_READS"]:
-        with closing(recording):
-            return Response(status=302, headers={"Location": recording.link()})
-    return _answer(name, recording)
+    return answer(*_open(name))
 
 
 @playback.get("/", strict_slashes=False)
@@ -58,33 +51,41 @@ def refuse() -> Response:
     raise InvalidName(NO_NAME)
 
 
-def _open(name: RecordingName) -> tuple[RecordingName, Recording]:
+def _open(name: RecordingName) -> tuple[str, Recording]:
     """Open a recording; its path may come twice in a row, as Kazoo 4.3 and later ask for it."""
     storage: Storage = current_app.extensions["storage"]
     try:
-        return name, storage.open(str(name))
+        return str(name), storage.open(str(name))
     except NotStored:
         parts = str(name).split("/")
         for start in range(len(parts) - 1):
             middle = (start + len(parts)) // 2
             if parts[start:middle] == parts[middle:]:
                 half = replace(name, folder="/".join(parts[: middle - 1]))
-                return half, storage.open(str(half))
+                return str(half), storage.open(str(half))
         raise
 
 
-def _answer(name: RecordingName, recording: Recording) -> Response:
+def answer(path: str, recording: Recording) -> Response:
+    """Answer with the recording stored at `path`, whole unless the client asks for a range of it.
+
+    With `KZR_REDIRECT_READS`, a storage that can answer by itself does: 302, which Kazoo follows.
+    """
+    if recording.link and current_app.config["REDIRECT_READS"]:
+        with closing(recording):
+            return Response(status=302, headers={"Location": recording.link()})
     # The server's own wrapper is fast, but would read all that comes before a range.
     wrap = FileWrapper if "HTTP_RANGE" in request.environ else partial(wrap_file, request.environ)
+    media_type = MEDIA_TYPES.get(extension_of(path))
     response = Response(
         wrap(recording.file),
-        mimetype=MEDIA_TYPES.get(name.extension, "application/octet-stream"),
+        mimetype=media_type or "application/octet-stream",
         direct_passthrough=True,
     )
     _describe(response, recording)
-    if name.extension not in MEDIA_TYPES:
+    if not media_type:
         response.headers["Content-Disposition"] = "attachment"
-    if not _hand_to_server(response, name, recording):
+    if not _hand_to_server(response, path, recording):
         # Kazoo knows no 304 and sends no condition; ranges are for those who seek.
         asked = {key: request.environ[key] for key in _RANGE_KEYS if key in request.environ}
         response.make_conditional(asked, accept_ranges=True, complete_length=recording.size)
@@ -100,13 +101,13 @@ def _describe(response: Response, recording: Recording) -> None:
     response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'; media-src 'self'"
 
 
-def _hand_to_server(response: Response, name: RecordingName, recording: Recording) -> bool:
+def _hand_to_server(response: Response, path: str, recording: Recording) -> bool:
     """Let nginx or Apache send the file, where that is configured; return whether one will."""
     config = current_app.config
     if recording.path is None or not (config["ACCEL_PREFIX"] or config["X_SENDFILE"]):
         return False
     if config["ACCEL_PREFIX"]:
-        response.headers["X-Accel-Redirect"] = f"{config['ACCEL_PREFIX']}/{quote(str(name))}"
+        response.headers["X-Accel-Redirect"] = f"{config['ACCEL_PREFIX']}/{quote(path)}"
     else:
         response.headers["X-Sendfile"] = str(recording.path)
     recording.close()

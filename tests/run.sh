@@ -28,12 +28,14 @@ want php php-cli
 want wrk wrk
 want openssl openssl
 want systemd-analyze systemd
+want mariadbd mariadb-server
 for module in wsgi:libapache2-mod-wsgi-py3 xsendfile:libapache2-mod-xsendfile; do
     [ -e "/usr/lib/apache2/modules/mod_${module%%:*}.so" ] || packages="$packages ${module#*:}"
 done
 [ -n "$(ls /usr/lib/apache2/modules/libphp*.so 2>/dev/null)" ] ||
     packages="$packages libapache2-mod-php"
 [ -n "$(ls /usr/sbin/php-fpm* 2>/dev/null)" ] || packages="$packages php-fpm"
+[ -n "$(ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] || packages="$packages postgresql"
 # mod_wsgi needs an environment of the system's own Python.
 [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null ||
     packages="$packages python3-venv"
