@@ -1,7 +1,10 @@
 """A receiver of Kazoo's call recordings."""
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from functools import cache, partial
@@ -15,6 +18,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from . import cli, config, errors, forms
 from .access import Access
 from .body import Body
+from .health import health
 from .memory import keep_freed_blocks
 from .naming import PlainConverter, RecordingConverter
 from .playback import playback
@@ -69,10 +73,13 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
         # Any other path begins with a folder.
         app.register_blueprint(blueprint, name=f"{blueprint.name}-folders")
 
+    app.register_blueprint(health)
     cli.register(app)
     app.before_request(start_request)
     if app.config["CATALOG"] != "no":
         add_catalog(app, storage)
+    if app.config["METRICS_ALLOW"]:
+        add_metrics(app)
     app.after_request(log_request)
     app.register_error_handler(Exception, answer_error)
     proxies = app.config["TRUSTED_PROXIES"]
@@ -100,6 +107,25 @@ def add_catalog(app: Flask, storage: Storage) -> None:
     app.extensions["indexer"] = Indexer(catalog, storage)
     app.register_blueprint(browse, url_prefix=app.config["BROWSE_PATH"])
     app.after_request(note_stored)
+
+
+def add_metrics(app: Flask) -> None:
+    """Keep figures for Prometheus."""
+    # Set before its library is imported. Processes that are forked later share the folder.
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        folder = tempfile.mkdtemp(prefix="kazoo-receiver-metrics-")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        atexit.register(remove_folder, folder, os.getpid())
+    from .metrics import count_upload, metrics
+
+    app.register_blueprint(metrics)
+    app.after_request(count_upload)
+
+
+def remove_folder(folder: str, creator: int) -> None:
+    """Remove a folder at the end of the process that created it, not of one forked from it."""
+    if os.getpid() == creator:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def default_catalog(storage: str) -> str:

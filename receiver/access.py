@@ -41,7 +41,7 @@ class Access:
 
     def check_writer(self, request: Request) -> None:
         """Raise `Forbidden` or `Unauthorized` unless the client may write."""
-        if self._networks and not self._is_near(request.remote_addr):
+        if self._networks and not is_in(request.remote_addr, self._networks):
             raise Forbidden(f"{request.remote_addr or 'this client'} is not in KZR_ALLOW_FROM")
         if not (self._writers or self._tokens) or self._has_token(request):
             return
@@ -65,15 +65,6 @@ class Access:
         # A list, so that every token is compared and the time does not tell which is near.
         return any([hmac.compare_digest(given, token.encode()) for token in self._tokens])
 
-    def _is_near(self, address: str | None) -> bool:
-        try:
-            client = ip_address(address or "")
-        except ValueError:  # a Unix socket has no address: its proxy tells, if it is trusted
-            return False
-        if isinstance(client, IPv6Address) and client.ipv4_mapped:
-            client = client.ipv4_mapped
-        return any(client in network for network in self._networks)
-
     def _is_known(self, known: Mapping[str, str], user: str, secret: str) -> bool:
         # An unknown user's secret is compared too, so that the time does not tell who exists.
         expected = known.get(user) or next(iter(known.values()), "")
@@ -87,6 +78,17 @@ class Access:
         if digest not in self._verified and check_password_hash(expected, secret):
             self._verified.add(digest)
         return digest in self._verified
+
+
+def is_in(address: str | None, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Whether a client's address is in one of the networks."""
+    try:
+        client = ip_address(address or "")
+    except ValueError:  # a Unix socket has no address: its proxy tells, if it is trusted
+        return False
+    if isinstance(client, IPv6Address) and client.ipv4_mapped:
+        client = client.ipv4_mapped
+    return any(client in network for network in networks)
 
 
 def _basic(request: Request) -> tuple[str, str]:

@@ -116,6 +116,11 @@ class Catalog:
         self._engine = _engine(url)
         self._is_ready = False
 
+    def check(self) -> None:
+        """Raise `CatalogUnavailable` where the catalog cannot be searched now."""
+        with self._connection() as connection:
+            connection.execute(sa.select(_recordings.c.id).limit(1))
+
     def add(self, descriptions: Iterable[Description]) -> None:
         """Add recordings, or replace what is known of them."""
         rows = {_id(each.path): each for each in descriptions}

@@ -126,6 +126,7 @@ SETTINGS = (
     Setting("REDIRECT_READS", "no", yes_or_no, "let S3 itself answer readers: `yes` or `no`"),
     Setting("CATALOG", "no", catalog, "find recordings: `yes`, `no`, or the URL of a database"),
     Setting("BROWSE_PATH", "/browse/", page_path, "path of the page to find recordings on"),
+    Setting("METRICS_ALLOW", "", networks, "networks that may read `/metrics`, for Prometheus"),
     Setting("MAX_BYTES", "2G", size, "largest recording"),
     Setting("MIN_FREE", "100M", size, "disk space to leave free where recordings arrive"),
     Setting(

@@ -80,3 +80,10 @@ def on_starting(server: Any) -> None:
     KazooRequest.body_pause = settings["READ_TIMEOUT"]
     KazooRequest.body_total = settings["BODY_DEADLINE"]
     RequestParser.mesg_class = KazooRequest
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(worker.pid)

@@ -106,6 +106,13 @@ class Storage(ABC):
         if disk.f_files and not disk.f_favail:
             raise StorageFull("the disk has no inodes left: remove some files")
 
+    def check(self) -> None:
+        """Raise as `publish` would where nothing can be stored now."""
+        self.check_space(0)
+        with self.incoming() as file:
+            file.write(b"x")
+            file.flush()
+
     @abstractmethod
     def publish(
         self, file: BinaryIO, name: RecordingName, metadata: bytes = b"", *, only_new: bool = False

@@ -1,0 +1,93 @@
+"""Figures for Prometheus, and whether the receiver can do its work.
+
+Where several processes serve (gunicorn), they share their figures through the files of
+`PROMETHEUS_MULTIPROC_DIR`, which `create_app` sets before this module is imported.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+
+from flask import Blueprint, Response, current_app, g, request
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from .access import is_in
+from .errors import Forbidden
+from .storage import Storage
+
+metrics = Blueprint("metrics", __name__)
+
+OUTCOMES = ("created", "identical", "superseded", "refused", "failed")
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+uploads = Counter("receiver_uploads", "Uploads, by what became of them.", ["outcome"])
+received = Counter("receiver_upload_bytes", "Bytes of the bodies of uploads.")
+seconds = Histogram("receiver_upload_seconds", "Seconds that uploads took.", buckets=SECONDS)
+last = Gauge(
+    "receiver_last_recording_timestamp_seconds",
+    "When a recording was last stored, or else when the receiver started.",
+    multiprocess_mode="max",
+)
+lag = Gauge(
+    "receiver_catalog_lag_seconds",
+    "For how long the oldest recording has been waiting to be in the catalog.",
+    multiprocess_mode="livemax",
+)
+for _outcome in OUTCOMES:
+    uploads.labels(_outcome)
+last.set_to_current_time()
+
+
+class FreeSpace(Collector):
+    """The room that is left where recordings arrive, as it is at each scrape."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def collect(self) -> Iterable[Metric]:
+        disk = os.statvfs(self._storage.spool)
+        yield GaugeMetricFamily(
+            "receiver_free_bytes",
+            "Bytes that are free where recordings arrive.",
+            disk.f_bavail * disk.f_frsize,
+        )
+
+
+@metrics.get("/metrics")
+def show() -> Response:
+    """Answer with the figures of all processes, in Prometheus' text format."""
+    if not is_in(request.remote_addr, current_app.config["METRICS_ALLOW"]):
+        raise Forbidden(f"{request.remote_addr or 'this client'} is not in KZR_METRICS_ALLOW")
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    registry.register(FreeSpace(current_app.extensions["storage"]))
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def count_upload(response: Response) -> Response:
+    """Count an upload when its answer is known."""
+    if request.method in ("PUT", "POST"):
+        uploads.labels(_outcome_of(response)).inc()
+        received.inc(g.body.received)
+        seconds.observe(time.monotonic() - g.started)
+        if "stored" in g:
+            last.set_to_current_time()
+    if indexer := current_app.extensions.get("indexer"):
+        lag.set(indexer.lag)
+    return response
+
+
+def _outcome_of(response: Response) -> str:
+    if "stored" in g:
+        return str(g.stored.outcome)
+    return "failed" if response.status_code >= 500 else "refused"
