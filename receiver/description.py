@@ -4,8 +4,7 @@ import json
 import re
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from io import BufferedReader
-from typing import Any, cast
+from typing import Any
 
 from tinytag import TinyTag, TinyTagException
 
@@ -56,7 +55,7 @@ def describe(storage: Storage, recording: Listed) -> Description:
     folder = path.rpartition("/")[0]
 
     def text(*names: str) -> str:
-        return next((str(told[name])[:LONGEST_TEXT] for name in names if told.get(name)), "")
+        return next((_line(told[name]) for name in names if told.get(name)), "")
 
     duration = _number(told.get("duration_ms"), 0.001) or _number(told.get("duration"))
     start = _number(told.get("start"))
@@ -67,7 +66,7 @@ def describe(storage: Storage, recording: Listed) -> Description:
         size=recording.size,
         received=recording.modified,
         account=text("account_id") or _account(told, folder),
-        call_id=text("call_id") or call_id_of(path)[:LONGEST_TEXT],
+        call_id=text("call_id") or _line(call_id_of(path)),
         caller_name=text("caller_id_name"),
         caller_number=text("caller_id_number"),
         callee_name=text("callee_id_name"),
@@ -80,7 +79,9 @@ def describe(storage: Storage, recording: Listed) -> Description:
         duration=duration or _measured_duration(storage, path),
         extension=extension_of(path),
         sha256=text("sha256"),
-        transcript=_read(storage, sidecar(path, "txt")).decode("utf-8", "replace"),
+        transcript=_read(storage, sidecar(path, "txt"))
+        .decode("utf-8", "replace")
+        .replace("\0", ""),
     )
 
 
@@ -101,6 +102,15 @@ def _read(storage: Storage, path: str) -> bytes:
         return b""
 
 
+def _line(value: object) -> str:
+    """A value as text that every database takes: of Unicode characters, and not NUL."""
+    return _text(str(value).encode("utf-8", "replace"))[:LONGEST_TEXT]
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace").replace("\0", "")
+
+
 def _number(value: object, unit: float = 1) -> float:
     try:
         number = float(str(value)) * unit
@@ -113,17 +123,16 @@ def _account(told: dict[str, Any], folder: str) -> str:
     """Kazoo's account, from a form's channel variables or from the path of a storage plan."""
     variables = told.get("custom_channel_vars")
     if isinstance(variables, dict) and variables.get("Account-ID"):
-        return str(variables["Account-ID"])[:LONGEST_TEXT]
+        return _line(variables["Account-ID"])
     first = folder.partition("/")[0]
     return first if _ACCOUNT.fullmatch(first) else ""
 
 
 def _measured_duration(storage: Storage, path: str) -> float:
-    """The seconds that the audio's own header tells, if it is audio."""
+    """The seconds that the audio's own header tells, if it is audio; its name does not count."""
     with closing(storage.open(path)) as recording:
-        file = cast(BufferedReader, recording.file)
         try:
-            tag = TinyTag.get(path, file_obj=file, tags=False)
+            tag = TinyTag.get(file_obj=recording.file, tags=False)
         except (TinyTagException, OSError, ValueError, ArithmeticError, LookupError):
             return 0.0
     return round(tag.duration or 0.0, 3)

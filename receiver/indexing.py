@@ -87,7 +87,11 @@ class Indexer:
                 is_down = True
                 time.sleep(PAUSE)
             except Exception:
-                logger.exception("not in the catalog: %s: run flask --app app reindex", paths)
+                if len(paths) == 1:
+                    logger.exception("not in the catalog: %s", paths[0])
+                    break
+                for path in paths:
+                    self._index([path])
                 break
 
 

@@ -1,0 +1,143 @@
+"""The catalog's tables: a row for each recording, and the words that find it."""
+
+import hashlib
+import os
+import re
+import unicodedata
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, get_type_hints
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import SQLAlchemyError
+
+from .description import LONGEST_TEXT, Description
+from .errors import SettingError
+
+DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
+LONGEST_TERM = 64  # characters
+MOST_TERMS = 2000  # of one recording
+FILE_MODE = 0o640
+
+_bytewise = (
+    sa.String(LONGEST_TERM)
+    .with_variant(sa.String(LONGEST_TERM, collation="C"), "postgresql")
+    .with_variant(mysql.VARCHAR(LONGEST_TERM, collation="utf8mb4_bin"), "mysql", "mariadb")
+)
+_line = sa.String(LONGEST_TEXT).with_variant(
+    mysql.VARCHAR(LONGEST_TEXT, collation="utf8mb4_bin"), "mysql", "mariadb"
+)
+_text = sa.Text().with_variant(mysql.LONGTEXT(collation="utf8mb4_bin"), "mysql", "mariadb")
+
+
+def _type(name: str, hint: type) -> sa.types.TypeEngine[Any]:
+    if hint is int:
+        return sa.BigInteger()
+    if hint is float:
+        return sa.Double()
+    return _text if name in ("path", "folder", "original", "transcript") else _line
+
+
+tables = sa.MetaData()  # of one version: a newer one would have tables of other names
+recordings = sa.Table(
+    "catalog_recordings",
+    tables,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("original_id", sa.BigInteger, nullable=False, index=True),
+    sa.Column("day", sa.Integer, nullable=False),  # datetime.date.toordinal
+    *(sa.Column(name, _type(name, hint)) for name, hint in get_type_hints(Description).items()),
+    mysql_charset="utf8mb4",
+    mysql_engine="InnoDB",
+)
+terms = sa.Table(
+    "catalog_terms",
+    tables,
+    sa.Column("recording", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("term", _bytewise, primary_key=True),
+    sa.Index("catalog_terms_by_term", "term", "recording"),
+    mysql_charset="utf8mb4",
+    mysql_engine="InnoDB",
+    sqlite_with_rowid=False,
+)
+# By name: the column, and whether the largest value comes first.
+SORTS = {
+    "newest": (recordings.c.received, True),
+    "oldest": (recordings.c.received, False),
+    "longest": (recordings.c.duration, True),
+    "largest": (recordings.c.size, True),
+    "caller": (recordings.c.caller_name, False),
+}
+for _column in (recordings.c.received, recordings.c.duration, recordings.c.size):
+    sa.Index(f"catalog_by_{_column.name}", _column, recordings.c.id)
+sa.Index("catalog_by_caller", recordings.c.caller_name, recordings.c.id)
+sa.Index("catalog_by_day", recordings.c.day, recordings.c.size)
+
+
+def id_of(path: str) -> int:
+    """A recording's id; it comes from its path, so that each new catalog has the same."""
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big", signed=True)
+
+
+def row_of(id_: int, each: Description) -> dict[str, Any]:
+    day = datetime.fromtimestamp(each.received).toordinal()
+    return {"id": id_, "original_id": id_of(each.original), "day": day, **asdict(each)}
+
+
+def terms_of(recording: Description) -> set[str]:
+    """What a search finds a recording by: words, last digits of numbers, folders."""
+    each = recording
+    found: set[str] = set()
+    for number in (each.caller_number, each.callee_number, each.from_, each.to):
+        if digits := re.sub(r"\D", "", number.partition("@")[0]):
+            found |= {digits, backwards(digits)}
+    texts = (
+        *(each.caller_name, each.callee_name, each.caller_number, each.callee_number),
+        *(each.from_, each.to, each.account, each.call_id, each.cdr_id, each.interaction_id),
+        *(each.path.rpartition("/")[2], each.transcript),
+    )
+    for word in " ".join(texts).split():
+        found |= {folded(word), *map(folded, re.findall(r"\w{3,}", word))}
+    found = {term[:LONGEST_TERM] for term in sorted(found, key=len)[:MOST_TERMS] if term}
+    parts = each.folder.split("/") if each.folder else []
+    return found | {folder_term("/".join(parts[: n + 1])) for n in range(len(parts))}
+
+
+def folded(word: str) -> str:
+    """A word without case and accents."""
+    plain = unicodedata.normalize("NFKD", word.casefold())
+    return "".join(char for char in plain if not unicodedata.combining(char)).strip("\0")
+
+
+def backwards(digits: str) -> str:
+    return "<" + digits[::-1]
+
+
+def folder_term(folder: str) -> str:
+    return "/" + hashlib.sha256(folder.encode()).hexdigest()[:32]
+
+
+def create_engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        if driver := DRIVERS.get(parsed.drivername):
+            parsed = parsed.set(drivername=f"{parsed.drivername}+{driver}")
+        engine = sa.create_engine(parsed, pool_pre_ping=True, pool_timeout=10)
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        raise SettingError(f"KZR_CATALOG cannot be used: {type(error).__name__}") from None
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "do_connect", _create_file)
+        sa.event.listen(engine, "connect", _configure_sqlite)
+    return engine
+
+
+def _create_file(dialect: object, record: object, arguments: list[Any], options: object) -> None:
+    """Create the database as a file that is not for everybody to read."""
+    with suppress(OSError):  # SQLite says what is wrong
+        os.close(os.open(arguments[0], os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
+
+
+def _configure_sqlite(connection: Any, _: object) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}")
