@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -115,10 +116,12 @@ class Server:
         """All objects, hidden ones too, by their keys without the prefix."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         keys = [each["Key"] for page in pages for each in page.get("Contents", [])]
-        return {
-            key.removeprefix(prefix): self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
-            for key in keys
-        }
+        found = {}
+        for key in keys:
+            with suppress(self.client.exceptions.NoSuchKey):  # removed meanwhile
+                answer = self.client.get_object(Bucket=bucket, Key=key)
+                found[key.removeprefix(prefix)] = answer["Body"].read()
+        return found
 
 
 class Moto(Server):

@@ -11,9 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+
+if TYPE_CHECKING:
+    import backends
+    import buckets
+    import databases
 
 PROJECT = Path(__file__).parent.parent
 WIRE = Path(__file__).parent / "data" / "wire"
@@ -187,6 +192,59 @@ class Receiver(Storing):
         if self.process.poll() is None:
             self.process.terminate()
         return self.process.wait(30)
+
+
+class SharedReceiver(Receiver):
+    """A receiver whose storage is elsewhere; `look` returns every file there."""
+
+    def __init__(self, folder: Path, look: Callable[[], dict[str, bytes]], *options, **settings):
+        super().__init__(folder, *options, **settings)
+        self.files = look  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator["databases.PostgreSQL"]:
+    """A private PostgreSQL for the whole run."""
+    from databases import PostgreSQL
+
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator["databases.MariaDB"]:
+    """A private MariaDB for the whole run."""
+    from databases import MariaDB
+
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory) -> Iterator["buckets.Rclone"]:
+    """A private S3 server for the whole run, which keeps its files when it is restarted."""
+    from buckets import Rclone
+
+    server = Rclone(tmp_path_factory.mktemp("rclone"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["directory", "s3", "postgresql", "mariadb"])
+def backend(request, tmp_path, monkeypatch) -> "backends.Backend":
+    """Each kind of storage, empty."""
+    from backends import S3, Backend, Database
+
+    folder = tmp_path / "machines"
+    folder.mkdir()
+    if request.param == "directory":
+        return Backend(str(tmp_path / "recordings"), folder)
+    if request.param == "s3":
+        server = request.getfixturevalue("rclone")
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
+        return S3(server, folder)
+    return Database(request.getfixturevalue(request.param), folder)
 
 
 @pytest.fixture

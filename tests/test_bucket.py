@@ -185,6 +185,18 @@ class BucketContract(StorageContract):
         assert publish(storage, b"old", metadata=metadata).outcome is Outcome.IDENTICAL
         assert self.read().get(f"{PATH}.json", b"") == metadata
 
+    @pytest.mark.parametrize("metadata", [b"", b"{other}"])
+    def test_metadata_of_an_upload_that_broke_off_is_not_taken_for_the_next_ones(
+        self, storage, metadata
+    ):
+        self.monkeypatch.setattr(bucket, "PATIENCE", 0.2)
+        with pytest.raises(StorageUnavailable):
+            self.publish_broken(storage, 2, b"one", b"{one}")
+        assert self.read() == {f"{PATH}.json": b"{one}"}
+        publish(storage, b"other", metadata=metadata)
+        files = self.read()
+        assert (files[PATH], files.get(f"{PATH}.json", b"")) == (b"other", metadata)
+
     def publish_broken(self, storage: Storage, call: int, data: bytes, metadata: bytes) -> None:
         """Publish, but let the connection break before one of the PUTs."""
         original, calls = object_store.obstore.put, []
@@ -375,12 +387,13 @@ class TestMoto(BucketContract):
             assert told["ContentType"] == "application/json"
             assert told["Metadata"]["describes"] == digest
 
-    def test_recording_alone_takes_one_request(self, storage):
+    @pytest.mark.parametrize(("metadata", "requests"), [(b"", 2), (b"{}", 3)])
+    def test_new_recording_takes_few_requests(self, storage, metadata, requests):
         log = self.server.folder / "log"
         before = log.read_text().count("HTTP/1.1")
-        publish(storage, b"audio")
-        wait_for(lambda: log.read_text().count("HTTP/1.1") > before)
-        assert log.read_text().count("HTTP/1.1") == before + 1
+        publish(storage, b"audio", metadata=metadata)
+        wait_for(lambda: log.read_text().count("HTTP/1.1") >= before + requests)
+        assert log.read_text().count("HTTP/1.1") == before + requests
 
     def test_metadata_of_another_machines_upload_is_left_to_it(self, storage):
         """Its recording, which is on its way, arrives while this one waits."""

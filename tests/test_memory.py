@@ -16,7 +16,7 @@ def peak(worker: int) -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 
-def upload(receiver: Receiver, name: str, size: int, chunked: bool) -> int:
+def send(receiver: Receiver, name: str, size: int, chunked: bool) -> int:
     """Send `size` bytes without ever holding them here."""
     piece = bytes(range(256)) * (MIB // 256)
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
@@ -36,7 +36,7 @@ def test_one_gibibyte_costs_less_than_8_mib(start, chunked):
     (worker,) = receiver.workers
     assert receiver.put("/kzr/small.mp3", chunked=chunked).status == 201
     before = peak(worker)
-    assert upload(receiver, "large.mp3", GIB, chunked) == 201
+    assert send(receiver, "large.mp3", GIB, chunked) == 201
     assert (receiver.storage / "large.mp3").stat().st_size == GIB
     print(f"{(peak(worker) - before) / MIB:.1f} MiB more")
     assert peak(worker) - before < 8 * MIB

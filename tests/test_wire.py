@@ -62,17 +62,25 @@ def expected_metadata(capture: str) -> dict[str, object]:
     return {unquote(name): unquote(value) for name, value in pairs if name not in known}
 
 
-def check(server: Storing, capture: str) -> None:
-    """Store a capture; find its bytes, name and metadata; read it back as Kazoo did."""
+def check(server: Storing, capture: str, folder: str = "") -> None:
+    """Store a capture; find its bytes, name and metadata; read it back as Kazoo did.
+
+    With `folder`, below a folder of that name in place of the storage's root.
+    """
+
+    def moved(data: bytes) -> bytes:
+        return data.replace(b" /kzr", f" /{folder}".encode(), 1) if folder else data
+
     path, body = expected_path(capture), expected_body(capture)
-    answer = server.raw(request(capture))
+    path = f"{folder}/{path}" if folder else path
+    answer = server.raw(moved(request(capture)))
     assert answer.status == 201, answer.text
     files = server.files()
     assert files[path] == body
     assert json.loads(files.get(f"{path}.json", "{}")) == expected_metadata(capture)
     get = WIRE / f"{capture}.2.raw"
     if get.exists():
-        head = re.sub(rb"authorization: .*?\r\n", b"", get.read_bytes())
+        head = re.sub(rb"authorization: .*?\r\n", b"", moved(get.read_bytes()))
         answer = server.raw(head.replace(b"\r\n", b"\r\n" + READER, 1))
         assert (answer.status, answer.body) == (200, body), answer.text
 
