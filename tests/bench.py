@@ -1,8 +1,10 @@
-"""Compares the receiver's speed with the PHP receiver's and nginx's own, in one run.
+"""Compares the receiver's speed with that of others, in one run.
 
-    python tests/bench.py [--rounds 3] [--seconds 5] [--folder /var/tmp]
+    python tests/bench.py servers     the PHP receiver and nginx's own upload
+    python tests/bench.py storages    a plain client of each storage
+    python tests/bench.py --help
 
-Prints a Markdown table. The receiver has synced each upload before it answers; the others sync
+Prints a Markdown table. The receiver has synced each upload before it answers; other servers sync
 nothing. Rounds are interleaved, so that what else the machine does meets all alike.
 """
 
@@ -247,21 +249,37 @@ def scratch(parent: Path) -> Iterator[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("part", choices=["servers", "storages"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"))
     options = parser.parse_args()
-    with scratch(options.folder) as folder, ExitStack() as stack:
+    with scratch(options.folder) as folder:
+        print(heading(folder, options.rounds, options.seconds), end="\n\n")
+        measured = storages if options.part == "storages" else servers
+        for line in measured(folder, options.rounds, options.seconds):
+            print(line, flush=True)
+
+
+def storages(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
+    import bench_storages  # which needs all of their clients
+
+    head, *cells = bench_storages.rows(folder, rounds, seconds)
+    yield row(head)
+    yield row(["---"] + ["---:"] * (len(head) - 1))
+    yield from map(row, cells)
+
+
+def servers(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
+    with ExitStack() as stack:
         script = folder / "wrk.lua"
         script.write_text(WRK)
-        servers: dict[str, Storing] = {}
+        started: dict[str, Storing] = {}
         for name, start, _ in CONTESTANTS:
             print(f"starting {name}", file=sys.stderr)
-            servers[name] = start()
-            stack.callback(servers[name].stop)
-        figures = measure(servers, options.rounds, options.seconds, script)
-        print(heading(folder, options.rounds, options.seconds), end="\n\n")
-        print(*table(figures), sep="\n")
+            started[name] = start()
+            stack.callback(started[name].stop)
+        yield from table(measure(started, rounds, seconds, script))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from axe_playwright_python.base import AXE_SCRIPT
 from conftest import Receiver, need, wait_for
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
 USER, SECRET = "ann", "secret"
 RATE = 8000  # Hz
@@ -84,9 +84,7 @@ def faults(page: Page) -> list[str]:
     ]
 
 
-def is_playing(page: Page, player: str) -> bool:
-    return page.locator(player).evaluate("it => !it.paused && it.currentTime > 0 && !it.error")
-
-
-def wait_until_playing(page: Page, player: str) -> None:
-    wait_for(lambda: page.wait_for_timeout(50) or is_playing(page, player), why="it to play")
+def play(player: Locator) -> None:
+    """Play as who has only a keyboard does, and wait until it does."""
+    player.press("Space")
+    wait_for(lambda: player.evaluate("it => it.currentTime > 0 && !it.paused"), why="it to play")

@@ -14,6 +14,7 @@ from flask import Flask
 
 from receiver import create_app
 from receiver.browse import cell
+from receiver.catalog import Catalog
 
 AUDIO = bytes(range(256)) * 40
 ANN = {"caller_id_name": "Ann Smith", "caller_id_number": "+15550100", "callee_id_number": "2000"}
@@ -35,12 +36,14 @@ def started(tmp_path_factory):
     server.stop()
 
 
-@pytest.fixture
-def receiver(started: Receiver) -> Receiver:
-    """A receiver with nothing in its storage and catalog."""
-    from receiver.catalog import Catalog
+@pytest.fixture(scope="module")
+def catalog(started: Receiver) -> Catalog:
+    return Catalog(f"sqlite:///{started.storage}/.catalog.sqlite")
 
-    catalog = Catalog(f"sqlite:///{started.storage}/.catalog.sqlite")
+
+@pytest.fixture
+def receiver(started: Receiver, catalog: Catalog) -> Receiver:
+    """A receiver with nothing in its storage and catalog."""
     catalog.remove(list(catalog.paths()))
     for path in started.stored():
         if not path.startswith("."):

@@ -4,7 +4,7 @@ import os
 from datetime import date, timedelta
 
 import pytest
-from chromium import chromium, complaints, faults, reader, send, tone, wait_until_playing
+from chromium import chromium, complaints, faults, play, reader, send, tone
 from conftest import Receiver, wait_for
 from playwright.sync_api import Page, expect
 
@@ -117,11 +117,10 @@ def test_find_by_part_of_a_name_play_and_seek(page, filled):
     assert callers(page) == [ACCENTED]
     player = page.locator("audio")
     expect(player).to_have_accessible_name(f"{ACCENTED} to 2000")
-    player.evaluate("it => { it.muted = true; it.play() }")
-    wait_until_playing(page, "audio")
+    play(player)
     assert player.evaluate("it => Math.round(it.duration)") == 600
     player.evaluate("it => { it.currentTime = 500 }")
-    page.wait_for_function("document.querySelector('audio').currentTime > 500.2")
+    wait_for(lambda: player.evaluate("it => it.currentTime > 500.2"), why="it to play there")
     assert any(not each.startswith("bytes 0-") for each in ranges), ranges
     audits = [line for line in filled.log.splitlines() if "audit user" in line]
     assert len([line for line in audits if "action=play recording=call.wav" in line]) == 1
@@ -141,9 +140,9 @@ def test_details_and_back_to_the_results(page, filled):
     expect(page.get_by_role("heading", level=1)).to_have_text(f"{ACCENTED} to 2000")
     expect(page.get_by_text("Guten Tag, hier ist Jörg.")).to_be_visible()
     expect(page.get_by_role("definition").filter(has_text="+15550100").first).to_be_visible()
-    page.locator("video").evaluate("it => { it.muted = true; it.play() }")
-    wait_until_playing(page, "video")
-    page.wait_for_function("document.querySelector('video').textTracks[0].cues?.length == 1")
+    player = page.locator("video")
+    play(player)
+    wait_for(lambda: player.evaluate("it => it.textTracks[0].cues?.length == 1"))
     page.get_by_role("link", name="Recordings", exact=True).click()
     expect(page.get_by_role("searchbox")).to_have_value("guten")
     assert callers(page) == [ACCENTED]

@@ -95,15 +95,14 @@ class BucketStorage(Storage):
 
     def _publish(self, new: _New, name: RecordingName, only_new: bool) -> Stored:
         path = _key(str(name))
-        if not new.metadata:
-            with suppress(Changed):  # a sidecar that is there tells that it is another one's
-                self._put(path, new)
+        may_try = self._bucket.conditional and not new.metadata
+        with suppress(Changed):
+            if may_try or not self._bucket.head(path):
+                self._create(path, new)
                 return Stored(Outcome.CREATED, path)
         old = self._bucket.head(path)
         if not old:
-            self._put_metadata(path, None, new)
-            self._put(path, new)
-            return Stored(Outcome.CREATED, path)
+            raise Changed
         if only_new:
             raise NameExists(f"a recording is stored as {path}")
         old_digest = self._digest(path, old)
@@ -132,6 +131,24 @@ class BucketStorage(Storage):
                 self._bucket.delete(sidecar(path, kind))
         self._put(path, new, old.version)
         return Stored(Outcome.SUPERSEDED, path, kept_as)
+
+    def _create(self, path: str, new: _New) -> None:
+        """Store a recording whose name is free; what lies beside it already broke off."""
+        key = sidecar(path, "json")
+        if new.metadata:
+            try:
+                self._put_sidecar(key, new.metadata, new.digest, "create")
+            except Changed:
+                self._put_metadata(path, None, new)
+            self._put(path, new)
+            return
+        if self._bucket.conditional:  # then what is there is nobody's once the name is taken
+            self._put(path, new)
+        found = self._bucket.head(key)
+        if found and found.describes != new.digest:
+            self._bucket.delete(key)
+        if not self._bucket.conditional:
+            self._put(path, new)
 
     def _put(self, key: str, new: _New, mode: "PutMode" = "create") -> None:
         attributes = {"Content-Type": _media_type(key), "sha256": new.digest}
