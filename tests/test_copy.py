@@ -17,7 +17,7 @@ from receiver.storage.directory import DirectoryStorage
 NAMES = [
     RecordingName("ACCOUNT/USER", "abc@10.0.0.1", "mp3"),
     RecordingName("", "no-extension", ""),
-    RecordingName("Ümlaut", "a/b~c%d", "wav"),
+    RecordingName("%C3%9Cmlaut", "a/b~c%d", "wav"),
 ]
 
 
@@ -62,6 +62,20 @@ def test_copy_has_every_file_with_its_time(old, tmp_path):
     ]
     assert len(files(tmp_path / "old")) == 9 + 6 + 1
     assert files(tmp_path / "new") == files(tmp_path / "old")
+
+
+def test_copy_through_any_storage_comes_out_as_it_went_in(old, tmp_path, backend):
+    """A directory goes to another storage, and from there to a new directory."""
+    for source, destination in ((tmp_path / "old", backend.url), (backend.url, tmp_path / "new")):
+        for outcome in ("9 copied, 0 were there", "0 copied, 9 were there"):
+            result = run(source, destination)
+            assert (result.returncode, outcome in result.stdout) == (0, True), result
+    before, after = files(tmp_path / "old"), files(tmp_path / "new")
+    assert {path: data for path, (data, _) in after.items()} == {
+        path: data for path, (data, _) in before.items()
+    }
+    if not backend.url.startswith("s3"):  # whose own clock decides
+        assert after == before
 
 
 def test_copy_that_broke_off_goes_on(old, tmp_path):
