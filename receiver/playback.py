@@ -10,6 +10,7 @@ from flask import Blueprint, Response, current_app, request
 from werkzeug.wsgi import FileWrapper, wrap_file
 
 from .access import Access
+from .audit import audit
 from .errors import InvalidName, NotStored
 from .naming import NO_NAME, RecordingName, extension_of
 from .storage import Recording, Storage
@@ -42,7 +43,10 @@ def read(name: RecordingName) -> Response:
     """Answer with the recording that has the name."""
     access: Access = current_app.extensions["access"]
     access.check_reader(request)
-    return answer(*_open(name))
+    path, recording = _open(name)
+    response = answer(path, recording)
+    audit("read", path)
+    return response
 
 
 @playback.get("/", strict_slashes=False)

@@ -22,7 +22,7 @@ def _named(path: str, query: str) -> str:
         return path
     folder = path.removesuffix("index.php").rstrip("/")
     for name, _, value in (pair.partition("=") for pair in query.split("&")):
-        if value.startswith("call_recording_"):
+        if value.startswith("call_recording_") and name != "text":  # what people search for
             return f"{folder}/{value}"
         if name == "recording" and value:
             return f"{folder}/call_recording_{value}"

@@ -29,6 +29,8 @@ want wrk wrk
 want openssl openssl
 want systemd-analyze systemd
 want mariadbd mariadb-server
+want redis-server redis-server
+want chromium chromium
 for module in wsgi:libapache2-mod-wsgi-py3 xsendfile:libapache2-mod-xsendfile; do
     [ -e "/usr/lib/apache2/modules/mod_${module%%:*}.so" ] || packages="$packages ${module#*:}"
 done

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from datetime import date, timedelta
 from urllib.parse import quote, unquote, urlencode
 
@@ -45,10 +46,11 @@ def catalog(started: Receiver) -> Catalog:
 def receiver(started: Receiver, catalog: Catalog) -> Receiver:
     """A receiver with nothing in its storage and catalog."""
     catalog.remove(list(catalog.paths()))
-    for path in started.stored():
-        if not path.startswith("."):
-            for file in started.storage.glob(f"{path}*"):
-                file.unlink()
+    for entry in started.storage.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif not entry.name.startswith("."):  # the catalog
+            entry.unlink()
     return started
 
 
@@ -214,6 +216,15 @@ class TestList:
         for name in ("a", "b", "c.d", "c.e"):
             assert f"<code>{name}</code>" in text
         assert found(receiver, details="1.mp3")["metadata"]["b"] == "NaN"
+
+    def test_times_are_those_of_the_servers_zone(self, start, monkeypatch):
+        monkeypatch.setenv("TZ", "Asia/Tokyo")
+        receiver = start(catalog="yes", readers="ann:secret")
+        send(receiver, "call_recording_1.mp3", start=63_900_000_000)
+        (listed,) = found(receiver)["recordings"]
+        assert listed["received"].endswith("+09:00")
+        assert listed["start"] == "2024-11-28T17:00:00+09:00"
+        assert 'datetime="2024-11-28T17:00:00+09:00"' in html(receiver, "?details=1.mp3")
 
     def test_older_versions_are_marked(self, receiver):
         send(receiver, "call_recording_1.mp3", **ANN)
