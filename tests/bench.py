@@ -2,6 +2,8 @@
 
     python tests/bench.py servers     the PHP receiver and nginx's own upload
     python tests/bench.py storages    a plain client of each storage
+    python tests/bench.py extras      the receiver without its catalog, metrics and jobs
+    python tests/bench.py catalog     searches among a million recordings
     python tests/bench.py --help
 
 Prints a Markdown table. The receiver has synced each upload before it answers; other servers sync
@@ -247,20 +249,6 @@ def scratch(parent: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", choices=["servers", "storages"])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"))
-    options = parser.parse_args()
-    with scratch(options.folder) as folder:
-        print(heading(folder, options.rounds, options.seconds), end="\n\n")
-        measured = storages if options.part == "storages" else servers
-        for line in measured(folder, options.rounds, options.seconds):
-            print(line, flush=True)
-
-
 def storages(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
     import bench_storages  # which needs all of their clients
 
@@ -280,6 +268,62 @@ def servers(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
             started[name] = start()
             stack.callback(started[name].stop)
         yield from table(measure(started, rounds, seconds, script))
+
+
+EXTRAS: dict[str, dict[str, object]] = {
+    "nothing": {},
+    "metrics": {"metrics_allow": "127.0.0.1"},
+    "catalog": {"catalog": "yes"},
+    "jobs, one for each recording": {"on_stored": "true"},
+}
+
+
+def extras(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
+    """The receiver with what is optional, beside the same without."""
+    script = folder / "wrk.lua"
+    script.write_text(WRK)
+    rates: dict[str, list[float]] = {name: [] for name in EXTRAS}
+    with ExitStack() as stack:
+        started = {}
+        for name, settings in EXTRAS.items():
+            started[name] = Receiver(world_readable_folder(), *SHAPE, **settings)
+            stack.callback(started[name].stop)
+        for number in range(1, rounds + 1):
+            for name, server in started.items():
+                rate, _ = measure_load(server, LOADS["1 MB"], seconds, script)
+                empty(server)
+                rates[name].append(rate)
+                print(f"round {number}, {name}: {rate:.0f}/s", file=sys.stderr)
+    yield row(["with", "1 MB: uploads/s", "ratio"])
+    yield row(["---", "---:", "---:"])
+    for name, mine in rates.items():
+        ratios = [one / other for one, other in zip(mine, rates["nothing"], strict=True)]
+        yield row([name, f"{median(mine):.0f}", f"{median(ratios):.2f}"])
+
+
+def catalog(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
+    import bench_catalog
+
+    head, *cells = bench_catalog.rows(folder, rounds)
+    yield row(head)
+    yield row(["---"] + ["---:"] * (len(head) - 1))
+    yield from map(row, cells)
+
+
+PARTS = {"servers": servers, "storages": storages, "extras": extras, "catalog": catalog}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"))
+    options = parser.parse_args()
+    with scratch(options.folder) as folder:
+        print(heading(folder, options.rounds, options.seconds), end="\n\n")
+        for line in PARTS[options.part](folder, options.rounds, options.seconds):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
