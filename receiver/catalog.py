@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from .catalog_tables import (
-    LONGEST_TERM,
     SORTS,
     backwards,
-    create_engine,
+    cut,
     folded,
     folder_term,
     id_of,
@@ -28,11 +28,13 @@ from .catalog_tables import (
 )
 from .description import Description
 from .errors import CatalogUnavailable
+from .storage.engine import Busy, Database, is_passing, line_of
 
 # A word of a search is rare up to this number of recordings, and then they are all looked at. For
 # common words, recordings are gone through in the order of the page until that is full.
 RARE = 1000
-TRIES = 3
+CONNECTIONS = 4  # at most, of each process
+ANSWER_TIMEOUT = 10  # seconds without a word from the server
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,14 @@ class Catalog:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url)
+        self._database = Database(
+            url, "KZR_CATALOG", connections=CONNECTIONS, timeout=ANSWER_TIMEOUT, durable=False
+        )
         self._is_ready = False
 
     def close(self) -> None:
         """Close the connections; the catalog opens others when it is used again."""
-        self._engine.dispose()
+        self._database.engine.dispose()
 
     def check(self) -> None:
         """Raise `CatalogUnavailable` where the catalog cannot be searched now."""
@@ -83,35 +87,19 @@ class Catalog:
 
     def add(self, descriptions: Iterable[Description]) -> None:
         """Add recordings, or replace what is known of them."""
-        rows = {id_of(each.path): each for each in descriptions}
+        # In one order, so that receivers that add the same recordings wait for each other.
+        rows = dict(sorted({id_of(each.path): each for each in descriptions}.items()))
         if not rows:
             return
-        for attempt in range(TRIES):
-            try:
-                with self._connection() as connection:
-                    _remove(connection, list(rows))
-                    connection.execute(
-                        recordings.insert(), [row_of(id_, each) for id_, each in rows.items()]
-                    )
-                    connection.execute(
-                        terms.insert(),
-                        [
-                            {"recording": id_, "term": term}
-                            for id_, each in rows.items()
-                            for term in sorted(terms_of(each))
-                        ],
-                    )
-                return
-            except IntegrityError:  # another receiver adds the same recording
-                if attempt == TRIES - 1:
-                    raise CatalogUnavailable("the catalog: too many writers at once") from None
+        with self._errors():
+            self._database.transaction(partial(_add, rows=rows))
 
     def remove(self, paths: Iterable[str]) -> None:
         """Forget recordings that are no longer stored."""
         ids = [id_of(path) for path in paths]
-        with self._connection() as connection:
-            for start in range(0, len(ids), 1000):
-                _remove(connection, ids[start : start + 1000])
+        for start in range(0, len(ids), 1000):
+            with self._errors():
+                self._database.transaction(partial(_remove, ids=ids[start : start + 1000]))
 
     def paths(self) -> Iterator[str]:
         """The stored paths of all recordings."""
@@ -183,24 +171,48 @@ class Catalog:
 
     @contextmanager
     def _connection(self) -> Iterator[sa.Connection]:
+        with self._errors(), self._database.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn errors that pass into `CatalogUnavailable`; before, create what is missing."""
         try:
             if not self._is_ready:
                 self._create_tables()
-            with self._engine.begin() as connection:
-                yield connection
-        except (OperationalError, InterfaceError, PoolTimeout) as error:
-            reason = str(getattr(error, "orig", error)).partition("\n")[0][:200]
-            raise CatalogUnavailable(f"the catalog cannot be reached: {reason}") from error
+            yield
+        except DBAPIError as error:
+            if not is_passing(error):
+                raise
+            raise _unavailable(line_of(error)) from error
+        except (Busy, PoolTimeout, OSError) as error:
+            raise _unavailable(str(error)) from error
 
     def _create_tables(self) -> None:
-        try:
-            tables.create_all(self._engine)
-        except SQLAlchemyError:  # another process creates them at the same time
-            tables.create_all(self._engine)
+        self._database.create_file()
+        with self._database.schema_lock():
+            self._database.transaction(tables.create_all)
         self._is_ready = True
 
 
-def _remove(connection: sa.Connection, ids: list[int]) -> None:
+def _unavailable(reason: str) -> CatalogUnavailable:
+    return CatalogUnavailable(f"the catalog cannot be reached: {reason}")
+
+
+def _add(connection: sa.Connection, rows: dict[int, Description]) -> None:
+    known = sa.select(recordings.c.id).where(recordings.c.id.in_(rows))
+    if ids := connection.scalars(known).all():
+        _remove(connection, ids)
+    connection.execute(recordings.insert(), [row_of(id_, each) for id_, each in rows.items()])
+    found = [
+        {"recording": id_, "term": term}
+        for id_, each in rows.items()
+        for term in sorted(terms_of(each))
+    ]
+    connection.execute(terms.insert(), found)
+
+
+def _remove(connection: sa.Connection, ids: Sequence[int]) -> None:
     connection.execute(terms.delete().where(terms.c.recording.in_(ids)))
     connection.execute(recordings.delete().where(recordings.c.id.in_(ids)))
 
@@ -213,41 +225,70 @@ def _description(row: sa.Row[Any]) -> Description:
     return Description(**{field.name: row._mapping[field.name] for field in fields(Description)})
 
 
-def _words(query: Query) -> list[list[sa.ColumnElement[bool]]]:
-    """For each word of a query, the conditions of which a recording's terms meet one."""
-    words = []
+def _words(query: Query) -> list[list[tuple[str, str]]]:
+    """For each word of a query, the ranges of terms of which a recording has one.
+
+    The folder comes first, because it tends to be the rarest.
+    """
+    folder = folder_term(query.folder)
+    words = [[(folder, folder + "!")]] if query.folder else []
     for word in query.text.split():
-        starts = [folded(word)[:LONGEST_TERM]]
-        if re.fullmatch(r"\+?[\d().-]{2,}", word):
-            digits = re.sub(r"\D", "", word)
+        starts = [folded(word)]
+        digits = re.sub(r"\D", "", word)
+        if digits and re.fullmatch(r"\+?[\d().-]{2,}", word):
             starts += [digits, backwards(digits)]
-        words.append([_begins(start) for start in dict.fromkeys(starts) if start])
-    if query.folder:
-        words.append([terms.c.term == folder_term(query.folder)])
+        starts = [cut(start) for start in starts]
+        words.append([(each, each + chr(0x10FFFF)) for each in dict.fromkeys(starts) if each])
     return [word for word in words if word]
 
 
-def _begins(start: str) -> sa.ColumnElement[bool]:
-    return sa.and_(terms.c.term >= start, terms.c.term < start + chr(0x10FFFF))
-
-
 def _matches(
-    connection: sa.Connection, words: list[list[sa.ColumnElement[bool]]]
+    connection: sa.Connection, words: list[list[tuple[str, str]]]
 ) -> list[sa.ColumnElement[bool]]:
     """The conditions for recordings that have all words."""
     rare: set[int] | None = None
-    conditions: list[sa.ColumnElement[bool]] = []
+    common = []
     for word in words:
-        ids = sa.union_all(*(sa.select(terms.c.recording).where(each) for each in word))
-        found = connection.scalars(ids.limit(RARE + 1)).all()
-        if len(found) <= RARE:
-            rare = set(found) if rare is None else rare & set(found)
+        found = [id_ for each in word for id_ in _find(connection, [each])]
+        if len(found) > RARE:
+            common.append(word)
         else:
-            own = sa.select(terms.c.term).where(terms.c.recording == recordings.c.id)
-            conditions.append(own.where(sa.or_(*word)).exists())
+            rare = set(found) if rare is None else rare & set(found)
+    if rare is None and len(common) > 1:  # which may seldom come together
+        found = _find(connection, *common)
+        if len(found) <= RARE:
+            rare, common = set(found), []
+    conditions = [_has(connection, recordings.c.id, word) for word in common]
     if rare is not None:
         conditions.append(recordings.c.id.in_(rare))
+    elif common and connection.dialect.name == "postgresql":
+        # It takes them for rare, and would look at all recordings to sort those that are left.
+        connection.execute(sa.text("SET LOCAL enable_sort = off"))
     return conditions
+
+
+def _find(connection: sa.Connection, *words: list[tuple[str, str]]) -> list[int]:
+    """Some recordings that have all words; if there are up to `RARE`, all of them."""
+    ids = [sa.select(terms.c.recording).where(_is_one(terms.c.term, word)) for word in words]
+    query = sa.intersect(*ids) if len(ids) > 1 else ids[0]
+    return list(connection.scalars(query.limit(RARE + 1)))
+
+
+def _has(
+    connection: sa.Connection, recording: sa.Column[int], word: list[tuple[str, str]]
+) -> sa.ColumnElement[bool]:
+    """Whether a recording has a word; this looks at its own terms.
+
+    For EXISTS, MariaDB would first collect all recordings that have the word, and so would
+    PostgreSQL with the index of terms.
+    """
+    term = terms.c.term.concat("") if connection.dialect.name == "postgresql" else terms.c.term
+    own = sa.select(sa.literal_column("1", sa.Integer)).where(terms.c.recording == recording)
+    return own.where(_is_one(term, word)).limit(1).scalar_subquery() == 1
+
+
+def _is_one(term: sa.ColumnElement[str], word: list[tuple[str, str]]) -> sa.ColumnElement[bool]:
+    return sa.or_(*(sa.and_(term >= start, term < end) for start, end in word))
 
 
 def _filters(query: Query) -> list[sa.ColumnElement[bool]]:
@@ -272,10 +313,10 @@ def _beyond(cursor: str, column: sa.Column[Any], descending: bool) -> sa.ColumnE
     try:
         value, id_ = json.loads(cursor)
         is_text = isinstance(column.type, sa.String)
-        fits = isinstance(value, str) if is_text else abs(float(value)) < 1 << 63
+        fits = "\0" not in value.encode().decode() if is_text else abs(float(value)) < 1 << 63
         if not fits or type(id_) is not int or not -(1 << 63) <= id_ < 1 << 63:
             raise ValueError
-    except (ValueError, TypeError, OverflowError, RecursionError):
+    except (AttributeError, ValueError, TypeError, OverflowError, RecursionError):
         raise ValueError("there is no such page") from None
     id_column = recordings.c.id
     if descending:

@@ -1,25 +1,19 @@
 """The catalog's tables: a row for each recording, and the words that find it."""
 
 import hashlib
-import os
 import re
 import unicodedata
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, get_type_hints
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import SQLAlchemyError
 
 from .description import LONGEST_TEXT, Description
-from .errors import SettingError
 
-DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 LONGEST_TERM = 64  # characters
 MOST_TERMS = 2000  # of one recording
-FILE_MODE = 0o640
 
 _bytewise = (
     sa.String(LONGEST_TERM)
@@ -99,15 +93,20 @@ def terms_of(recording: Description) -> set[str]:
     )
     for word in " ".join(texts).split():
         found |= {folded(word), *map(folded, re.findall(r"\w{3,}", word))}
-    found = {term[:LONGEST_TERM] for term in sorted(found, key=len)[:MOST_TERMS] if term}
+    found = {cut(term) for term in sorted(found, key=len)[:MOST_TERMS]} - {""}
     parts = each.folder.split("/") if each.folder else []
     return found | {folder_term("/".join(parts[: n + 1])) for n in range(len(parts))}
 
 
 def folded(word: str) -> str:
-    """A word without case and accents."""
+    """A word without case and accents, and without the NUL that PostgreSQL does not take."""
     plain = unicodedata.normalize("NFKD", word.casefold())
-    return "".join(char for char in plain if not unicodedata.combining(char)).strip("\0")
+    return "".join(char for char in plain if char != "\0" and not unicodedata.combining(char))
+
+
+def cut(term: str) -> str:
+    """A term as it is stored; to MariaDB, those with spaces at their ends are the same."""
+    return term[:LONGEST_TERM].strip()
 
 
 def backwards(digits: str) -> str:
@@ -116,28 +115,3 @@ def backwards(digits: str) -> str:
 
 def folder_term(folder: str) -> str:
     return "/" + hashlib.sha256(folder.encode()).hexdigest()[:32]
-
-
-def create_engine(url: str) -> sa.Engine:
-    try:
-        parsed = sa.make_url(url)
-        if driver := DRIVERS.get(parsed.drivername):
-            parsed = parsed.set(drivername=f"{parsed.drivername}+{driver}")
-        engine = sa.create_engine(parsed, pool_pre_ping=True, pool_timeout=10)
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        raise SettingError(f"KZR_CATALOG cannot be used: {type(error).__name__}") from None
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "do_connect", _create_file)
-        sa.event.listen(engine, "connect", _configure_sqlite)
-    return engine
-
-
-def _create_file(dialect: object, record: object, arguments: list[Any], options: object) -> None:
-    """Create the database as a file that is not for everybody to read."""
-    with suppress(OSError):  # SQLite says what is wrong
-        os.close(os.open(arguments[0], os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
-
-
-def _configure_sqlite(connection: Any, _: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
-        connection.execute(f"PRAGMA {pragma}")

@@ -16,10 +16,10 @@ from .errors import InvalidName
 # What may end a name as its extension; any other ending belongs to the Call-ID, because
 # Call-IDs end in host names and addresses: "abc123@10.0.0.1" has no extension.
 EXTENSIONS = (
-    "aac aif aiff amr au flac gsm json m4a mkv mov mp2 mp3 mp4 mpeg mpg oga ogg opus pcm pdf "
+    "aac aif aiff amr au flac gsm hold json m4a mkv mov mp2 mp3 mp4 mpeg mpg oga ogg opus pcm pdf "
     "ps raw sln tif tiff txt ulaw alaw vtt wav wave webm wma"
 ).split()
-SIDECARS = ("json", "txt", "vtt")  # kinds of files that lie beside a recording
+SIDECARS = ("json", "txt", "vtt", "hold")  # kinds of files that lie beside a recording
 STEP = "new"  # what numbers a recording that is about to take its name
 LONGEST_FILENAME = 240  # bytes; file systems take 255, "~12345" and ".json" may be added
 DEEPEST_FOLDER = 16
@@ -120,6 +120,14 @@ def has_extension(name: str) -> bool:
 def sidecar(path: str, kind: str) -> str:
     """The stored path of a further file about the recording that is stored as `path`."""
     return path + ("." if has_extension(path) else "~.") + kind
+
+
+def numbered(path: str, number: int) -> str:
+    """The stored path of an older recording that was superseded at `path`; 0 is the newest."""
+    if not number:
+        return path
+    match = _LOOKS_EXTENDED.fullmatch(path)
+    return f"{match[1]}~{number}.{match[2]}" if match else f"{path}~{number}"
 
 
 def is_recording(filename: str) -> bool:

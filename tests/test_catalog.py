@@ -4,7 +4,9 @@ import dataclasses
 import json
 import os
 import sqlite3
+import time
 import wave
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from test_storage import publish
 
 from receiver.catalog import Catalog, Page, Query
 from receiver.description import Description, describe
-from receiver.errors import CatalogUnavailable
+from receiver.errors import CatalogUnavailable, SettingError
 from receiver.indexing import Indexer, reindex
 from receiver.naming import RecordingName
 from receiver.storage import Storage, open_storage
@@ -91,6 +93,8 @@ class TestSearch:
             ("refund", True),
             ("'; drop table", False),
             ("%", False),
+            ("--", False),
+            ("j\0org", True),
         ],
     )
     def test_words_are_found_by_their_beginnings_and_numbers_by_their_ends(
@@ -170,6 +174,9 @@ class TestSearch:
             Query(after="[1]"),
             Query(after='[{}, "x"]'),
             Query(before="1"),
+            Query(after="[1, 1]", sort="caller"),
+            Query(after='["\\u0000", 1]', sort="caller"),
+            Query(after='["\\ud800", 1]', sort="caller"),
         ],
     )
     def test_what_does_not_exist_is_refused(self, catalog, query):
@@ -192,6 +199,20 @@ class TestRows:
         assert paths(catalog.search(Query(text="ann"))) == []
         assert paths(catalog.search(Query(text="bob"))) == ["1.mp3"]
 
+    def test_several_receivers_add_the_same_recordings_at_once(self, url):
+        def add(names: list[str]) -> None:
+            own = Catalog(url)
+            for name in names:
+                own.add(recording(n, caller_name=name) for n in range(50))
+            own.close()
+
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(add, [["Ann", "Bob", "Eve"] * 3] * 4))
+        catalog = Catalog(url)
+        found = [catalog.search(Query(text=name, limit=100)) for name in ("ann", "bob", "eve")]
+        assert sorted(path for page in found for path in paths(page)) == sorted(catalog.paths())
+        catalog.close()
+
     def test_what_is_removed_is_not_found(self, catalog):
         catalog.add([recording(1, caller_name="Ann"), recording(2, caller_name="Ann")])
         catalog.remove(["1.mp3", "absent.mp3"])
@@ -201,6 +222,10 @@ class TestRows:
     def test_paths_that_differ_in_case_are_two(self, catalog):
         catalog.add([recording(1, path="a.mp3"), recording(2, path="A.mp3")])
         assert sorted(catalog.paths()) == ["A.mp3", "a.mp3"]
+
+    def test_words_that_only_some_databases_tell_apart_are_no_error(self, catalog):
+        catalog.add([recording(1, caller_name="abc´ abc¨ " + "x" * 63 + "´y Abc\x1f")])
+        assert paths(catalog.search(Query(text="ABC´"))) == ["1.mp3"]
 
     def test_versions_of_a_name_belong_together(self, catalog):
         catalog.add(
@@ -411,6 +436,29 @@ class TestIndexer:
             indexer.add(f"{number}.mp3")
         wait_for(lambda: len(list(catalog.paths())) == 4)
         catalog.close()
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_catalog_that_does_not_answer_is_given_up(server, request, monkeypatch):
+    monkeypatch.setattr("receiver.catalog.ANSWER_TIMEOUT", 2)
+    database = request.getfixturevalue(server)
+    catalog = Catalog(database.new_url().replace("mysql:", "mariadb:"))
+    catalog.add([recording(1)])
+    database.pause()
+    try:
+        started = time.monotonic()
+        with pytest.raises(CatalogUnavailable, match="the catalog cannot be reached: "):
+            catalog.search(Query())
+        assert time.monotonic() < started + 12
+    finally:
+        database.resume()
+    assert paths(catalog.search(Query())) == ["1.mp3"]
+    catalog.close()
+
+
+def test_catalog_of_another_kind_is_refused():
+    with pytest.raises(SettingError, match="KZR_CATALOG=redis://...: expected one of postgresql"):
+        Catalog("redis://127.0.0.1/")
 
 
 def test_catalog_that_is_down_is_an_error_that_names_no_password(tmp_path: Path):

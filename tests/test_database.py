@@ -19,8 +19,10 @@ from test_storage import NAME, StorageContract, publish
 
 from receiver.errors import NameTaken, SettingError, StorageFailed, StorageFull, StorageUnavailable
 from receiver.naming import RecordingName
-from receiver.storage import Outcome, database, open_storage
-from receiver.storage.database import CHUNK_SIZE, DRIVERS, DatabaseStorage
+from receiver.storage import Outcome, database, open_storage, rows
+from receiver.storage.database import DatabaseStorage
+from receiver.storage.engine import DRIVERS
+from receiver.storage.rows import CHUNK_SIZE, Content
 
 OPEN_STORAGE = """
 import sys
@@ -52,9 +54,9 @@ class DatabaseContract(StorageContract):
         engine = sqlalchemy.create_engine(f"{DRIVERS[scheme]}://{rest}")
         with engine.begin() as connection:
             result = connection.execute(text(statement))
-            rows = [tuple(row) for row in result] if result.returns_rows else []
+            found = [tuple(row) for row in result] if result.returns_rows else []
         engine.dispose()
-        return rows
+        return found
 
     def read(self) -> dict[str, bytes]:
         parts = "SELECT file_id, data FROM kzr_chunks ORDER BY file_id, start"
@@ -121,7 +123,7 @@ class DatabaseContract(StorageContract):
     def test_nothing_is_visible_before_all_is(self, storage, monkeypatch):
         publish(storage, b"old", metadata=b"{old}")
         before, seen = self.read(), []
-        chunks = database.Content.chunks
+        chunks = Content.chunks
 
         def look(content):
             for chunk in chunks(content):
@@ -130,21 +132,21 @@ class DatabaseContract(StorageContract):
                 with closing(storage.open(str(NAME))) as recording:
                     assert recording.file.read() == b"old"
 
-        monkeypatch.setattr(database.Content, "chunks", look)
+        monkeypatch.setattr(Content, "chunks", look)
         publish(storage, bytes(2 * CHUNK_SIZE), metadata=b"{new}")
         assert seen == [before] * 3
         assert len(self.read()) == 4
 
     def test_upload_that_fails_leaves_nothing(self, storage, monkeypatch):
         publish(storage, b"old")
-        chunks = database.Content.chunks
+        chunks = Content.chunks
 
         def fail(content):
             yield next(chunks(content))
             raise OSError(5, "broken")
 
         with monkeypatch.context() as patch, pytest.raises(StorageFailed, match="broken"):
-            patch.setattr(database.Content, "chunks", fail)
+            patch.setattr(Content, "chunks", fail)
             publish(storage, bytes(2 * CHUNK_SIZE))
         assert self.read() == {str(NAME): b"old"}
 
@@ -186,10 +188,10 @@ class DatabaseContract(StorageContract):
         }
 
     def test_many_older_recordings_are_all_looked_at(self, storage):
-        for number in range(2 * database.NUMBERS_AT_ONCE + 2):
+        for number in range(2 * rows.NUMBERS_AT_ONCE + 2):
             publish(storage, b"%d" % number)
         assert publish(storage, b"0").outcome is Outcome.IDENTICAL
-        assert publish(storage, b"x").kept_as == NAME.numbered(2 * database.NUMBERS_AT_ONCE + 2)
+        assert publish(storage, b"x").kept_as == NAME.numbered(2 * rows.NUMBERS_AT_ONCE + 2)
 
     @pytest.mark.parametrize("path", ["", "/x.mp3", "A//x.mp3", "./x.mp3", "ü.mp3", "x\n.mp3"])
     def test_no_other_paths_are_put(self, storage, path):
@@ -203,9 +205,9 @@ class DatabaseContract(StorageContract):
 
     def test_tables_of_an_older_release_are_upgraded(self, storage, monkeypatch):
         publish(storage, b"audio")
-        monkeypatch.setattr(database, "SCHEMA_VERSION", 3)
+        monkeypatch.setattr(rows, "SCHEMA_VERSION", 3)
         statements = ("ALTER TABLE kzr_files ADD COLUMN note INTEGER",)
-        monkeypatch.setattr(database, "UPGRADES", {2: statements, 3: ()})
+        monkeypatch.setattr(rows, "UPGRADES", {2: statements, 3: ()})
         for _ in range(2):
             self.open()
         assert self.execute("SELECT version FROM kzr_schema") == [(3,)]
@@ -286,6 +288,7 @@ class ServerContract(DatabaseContract):
                 lambda: storage.open(str(NAME)),
                 lambda: list(storage.scan()),
                 lambda: storage.delete(str(NAME)),
+                storage.check,
                 recording.file.read,
             ):
                 with pytest.raises(StorageUnavailable, match="cannot use .*/test_") as error:
@@ -295,13 +298,14 @@ class ServerContract(DatabaseContract):
             self.server.start()
         assert recording.file.read() == b"audio"
         assert publish(storage, b"audio").outcome is Outcome.IDENTICAL
+        storage.check()
         self.server.restart()
         assert publish(storage, b"other").outcome is Outcome.SUPERSEDED
 
     def test_server_that_is_killed_leaves_nothing_partial(self, storage, monkeypatch):
         publish(storage, b"old", metadata=b"{old}")
         before = self.read()
-        chunks = database.Content.chunks
+        chunks = Content.chunks
 
         def kill(content):
             for chunk in chunks(content):
@@ -309,7 +313,7 @@ class ServerContract(DatabaseContract):
                 self.server.kill()
 
         with monkeypatch.context() as patch, pytest.raises(StorageUnavailable):
-            patch.setattr(database.Content, "chunks", kill)
+            patch.setattr(Content, "chunks", kill)
             publish(storage, bytes(3 * CHUNK_SIZE))
         self.server.start()
         assert self.read() == before
@@ -362,14 +366,14 @@ class ServerContract(DatabaseContract):
     @pytest.mark.parametrize("data", [b"same", b"other"])
     def test_recording_that_is_deleted_meanwhile_is_stored_anew(self, storage, monkeypatch, data):
         publish(storage, b"same")
-        search, deleter = database._search, self.open()
+        search, deleter = rows.search, self.open()
 
         def delete(*args):
             found = search(*args)
             deleter.delete(str(NAME))
             return found
 
-        monkeypatch.setattr(database, "_search", delete)
+        monkeypatch.setattr(rows, "search", delete)
         assert publish(storage, data).outcome is Outcome.CREATED
         assert self.read() == {str(NAME): data}
 
@@ -379,11 +383,7 @@ class ServerContract(DatabaseContract):
 
     def test_lock_that_another_client_holds_is_a_503(self, monkeypatch):
         publish(self.open(), b"one")
-        limit = {
-            kind: tuple(s.replace(f"{database.LOCK_TIMEOUT}", "1") for s in statements)
-            for kind, statements in database._SESSION.items()
-        }
-        monkeypatch.setattr(database, "_SESSION", limit)
+        monkeypatch.setattr(database, "ANSWER_TIMEOUT", 2)
         storage = self.open()
         with storage.engine.begin() as connection:
             connection.execute(text("UPDATE kzr_files SET modified = 0"))
@@ -506,7 +506,7 @@ class TestSQLite(DatabaseContract):
 
 
 def test_every_back_end_keeps_recordings_in_the_same_tables() -> None:
-    assert {table.name for table in database.tables.sorted_tables} == {
+    assert {table.name for table in rows.tables.sorted_tables} == {
         "kzr_files",
         "kzr_chunks",
         "kzr_schema",

@@ -191,6 +191,54 @@ class StorageContract:
             with pytest.raises(NotStored):
                 storage.delete(path)
 
+    def test_what_is_attached_lies_beside_its_recording(self, storage):
+        publish(storage, b"audio", metadata=b"{}")
+        etag = self.etag(storage)
+        for data in (b"WEBVTT 1", b"WEBVTT 2"):
+            storage.attach(str(NAME), "vtt", data, etag)
+        storage.attach(str(NAME), "json", b"{1}", etag)
+        path = str(NAME)
+        assert self.read() == {path: b"audio", f"{path}.json": b"{1}", f"{path}.vtt": b"WEBVTT 2"}
+        assert self.etag(storage) == etag
+        with closing(storage.open(f"{path}.vtt")) as blob:
+            assert blob.file.read() == b"WEBVTT 2"
+        for _ in range(2):
+            storage.attach(path, "vtt", b"", etag)  # which removes it
+        assert self.read() == {path: b"audio", f"{path}.json": b"{1}"}
+
+    def test_nothing_is_attached_to_another_recording(self, storage):
+        publish(storage, b"old")
+        etag = self.etag(storage)
+        publish(storage, b"new")
+        for path in (str(NAME), "absent.mp3", "A/absent.mp3"):
+            with pytest.raises(NotStored):
+                storage.attach(path, "txt", b"words", etag)
+        assert len(self.read()) == 2
+        kept = f"{NAME.folder}/{NAME.numbered(1)}"
+        storage.attach(kept, "txt", b"words", etag)  # which has its etag still
+        assert self.read()[f"{kept}.txt"] == b"words"
+
+    def test_what_is_attached_goes_with_its_recording(self, storage):
+        publish(storage, b"old")
+        storage.attach(str(NAME), "txt", b"words", self.etag(storage))
+        publish(storage, b"new")
+        path, kept = str(NAME), f"{NAME.folder}/{NAME.numbered(1)}"
+        assert self.read() == {path: b"new", kept: b"old", f"{kept}.txt": b"words"}
+
+    def test_delete_takes_only_the_recording_that_was_meant(self, storage):
+        publish(storage, b"old")
+        etag = self.etag(storage)
+        publish(storage, b"new")
+        with pytest.raises(NotStored):
+            storage.delete(str(NAME), etag)
+        assert len(self.read()) == 2
+        storage.delete(str(NAME), self.etag(storage))
+        assert list(self.read().values()) == [b"old"]
+
+    def etag(self, storage: Storage) -> str:
+        with closing(storage.open(str(NAME))) as recording:
+            return recording.etag
+
     def test_writers_of_one_name_in_many_processes_lose_nothing(self, storage):
         """16 writers with different bytes: 16 recordings afterwards, and the name is never gone."""
         context = multiprocessing.get_context("fork")

@@ -148,10 +148,19 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def delete(self, path: str) -> None:
+    def attach(self, path: str, kind: str, data: bytes, etag: str) -> None:
+        """Make `data` durable beside the recording at `path`, as the only one of its kind there.
+
+        Raises `NotStored` unless the recording there has the `etag`: others may take its name.
+        Without data, what was there is removed.
+        """
+
+    @abstractmethod
+    def delete(self, path: str, etag: str = "") -> None:
         """Remove, durably, the recording at `path` and what lies beside it, or raise `NotStored`.
 
-        The recording goes last, so that a call that failed may be repeated.
+        With an `etag`, only a recording that has it is removed. The recording goes last, so that a
+        call that failed may be repeated.
         """
 
     @contextmanager

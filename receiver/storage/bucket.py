@@ -261,14 +261,28 @@ class BucketStorage(Storage):
                         raise NameTaken(f"another recording is stored as {path}")
         raise StorageUnavailable(f"others keep storing and removing {path}: try again")
 
-    def delete(self, path: str) -> None:
-        key = _key(path)
+    def attach(self, path: str, kind: str, data: bytes, etag: str) -> None:
         with self._locked(path):
-            if not self._bucket.head(key):
-                self._bucket.require(key)
-                raise NotStored(f"no recording is stored as {path}")
-            self._bucket.delete(*(sidecar(key, kind) for kind in SIDECARS))
-            self._bucket.delete(key)
+            found, beside = self._stored(path, etag), sidecar(path, kind)
+            if data:
+                self._put_sidecar(beside, data, self._digest(path, found), "overwrite")
+            else:
+                self._bucket.delete(beside)
+
+    def delete(self, path: str, etag: str = "") -> None:
+        with self._locked(path):
+            self._stored(path, etag)
+            self._bucket.delete(*(sidecar(path, kind) for kind in SIDECARS))
+            self._bucket.delete(path)
+
+    def _stored(self, path: str, etag: str) -> Found:
+        found = self._bucket.head(_key(path))
+        if not found:
+            self._bucket.require(path)
+            raise NotStored(f"no recording is stored as {path}")
+        if etag and found.etag != etag:
+            raise NotStored(f"another recording is stored as {path}")
+        return found
 
     @contextmanager
     def _locked(self, path: str) -> Iterator[None]:

@@ -105,8 +105,7 @@ class DirectoryStorage(Storage):
                     raise
                 raise NotStored(f"no recording is stored as {path}") from None
             status = os.fstat(file.fileno())
-        etag = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
-        return Recording(file, status.st_size, status.st_mtime, etag, self.root / path)
+        return Recording(file, status.st_size, status.st_mtime, _etag(status), self.root / path)
 
     def scan(self, prefix: str = "") -> Iterator[Listed]:
         with storage_errors():
@@ -146,17 +145,39 @@ class DirectoryStorage(Storage):
                 os.fsync(parent)
         return outcome
 
-    def delete(self, path: str) -> None:
+    def attach(self, path: str, kind: str, data: bytes, etag: str) -> None:
+        with self._stored(path, etag) as (parent, filename), self._sidecar(data) as file:
+            beside = sidecar(filename, kind)
+            step = f".{beside}.new"  # hidden; what a crash left of it goes with the next
+            with suppress(FileNotFoundError):
+                os.unlink(step, dir_fd=parent)
+            if file:
+                link_file(file, step, parent)
+                os.replace(step, beside, src_dir_fd=parent, dst_dir_fd=parent)
+            else:
+                with suppress(FileNotFoundError):
+                    os.unlink(beside, dir_fd=parent)
+            os.fsync(parent)
+
+    def delete(self, path: str, etag: str = "") -> None:
+        with self._stored(path, etag) as (parent, filename):
+            for kind in SIDECARS:
+                with suppress(FileNotFoundError):
+                    os.unlink(sidecar(filename, kind), dir_fd=parent)
+            os.unlink(filename, dir_fd=parent)
+            os.fsync(parent)
+
+    @contextmanager
+    def _stored(self, path: str, etag: str) -> Iterator[tuple[int, str]]:
+        """Find the recording that has the etag, and let nobody change its folder meanwhile."""
         folder, _, filename = path.rpartition("/")
         with storage_errors():
             try:
                 with self._folder(folder, create=False) as parent, _locked(parent):
-                    os.stat(filename, dir_fd=parent, follow_symlinks=False)
-                    for kind in SIDECARS:
-                        with suppress(FileNotFoundError):
-                            os.unlink(sidecar(filename, kind), dir_fd=parent)
-                    os.unlink(filename, dir_fd=parent)
-                    os.fsync(parent)
+                    status = os.stat(filename, dir_fd=parent, follow_symlinks=False)
+                    if etag and _etag(status) != etag:
+                        raise NotStored(f"another recording is stored as {path}")
+                    yield parent, filename
             except OSError as error:
                 if error.errno not in _ABSENT:
                     raise
@@ -204,6 +225,10 @@ class DirectoryStorage(Storage):
             yield parent
         finally:
             os.close(parent)
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
 def _sync(file: BinaryIO) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import BinaryIO
 
-from ..naming import STEP, RecordingName
+from ..naming import SIDECARS, STEP, RecordingName
 
 READ_SIZE = 256 * 1024  # bytes
 REFUSE_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -52,13 +52,15 @@ class Entry:
     def supersede(self, file: BinaryIO, sidecar: BinaryIO | None) -> str:
         """Give the name to `file`; return the numbered name of the recording that had it."""
         number = next(n for n in count(1) if not self.exists(self.name.numbered(n)))
-        kept_as, kept_metadata = self.name.numbered(number), self.name.sidecar("json", number)
-        self._remove(kept_metadata)
-        with suppress(FileNotFoundError):
-            self._copy(self._metadata, kept_metadata)
+        kept_as = self.name.numbered(number)
+        for kind in SIDECARS:
+            self._remove(self.name.sidecar(kind, number))
+            with suppress(FileNotFoundError):
+                self._copy(self.name.sidecar(kind), self.name.sidecar(kind, number))
         self._copy(self.name.filename, kept_as)
-        if sidecar is None:
-            self._remove(self._metadata)
+        for kind in SIDECARS:
+            if kind != "json" or sidecar is None:
+                self._remove(self.name.sidecar(kind))
         self._link(sidecar, self._step_metadata)
         self._link(file, self._step)
         os.fsync(self._folder)

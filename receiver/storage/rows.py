@@ -1,0 +1,226 @@
+"""Stored files as rows of tables, the same in every database, and the statements on them."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import file_digest, sha256
+from itertools import count
+from typing import Any, BinaryIO, cast
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+    delete,
+    event,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import mysql
+
+from ..errors import StorageFailed
+from ..naming import SIDECARS, RecordingName, sidecar
+from .engine import Changed
+
+# Each upload has some copies of a chunk in memory, and MySQL takes one in a packet, in hexadecimal.
+CHUNK_SIZE = 256 * 1024  # bytes
+NUMBERS_AT_ONCE = 32  # numbered names that one query looks for
+
+tables = MetaData()
+
+# Paths are ASCII, compared byte by byte. Their hash has the unique key, because paths may be
+# longer than an index takes. The collation and the types for MySQL are no choice of its server's.
+_ASCII: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "ascii",
+    "mysql_collate": "ascii_bin",
+}
+_Hash = LargeBinary(32).with_variant(mysql.BINARY(32), "mysql")
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+files = Table(
+    "kzr_files",
+    tables,
+    Column("id", _Id, primary_key=True),
+    Column("path", String(8192), nullable=False),
+    Column("path_sha256", _Hash, nullable=False, unique=True),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", _Hash, nullable=False),
+    Column("modified", Double, nullable=False),  # seconds (POSIX)
+    Column("times_sent", Integer, nullable=False),
+    **_ASCII,
+    sqlite_autoincrement=True,  # a reader must not find another recording under its id
+)
+chunks = Table(
+    "kzr_chunks",
+    tables,
+    Column("file_id", _Id, ForeignKey(files.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),  # of `data` in the file
+    Column("data", LargeBinary().with_variant(mysql.LONGBLOB, "mysql"), nullable=False),
+    **_ASCII,
+)
+schema = Table("kzr_schema", tables, Column("version", Integer, nullable=False), **_ASCII)
+EXTERNAL = DDL("ALTER TABLE kzr_chunks ALTER data SET STORAGE EXTERNAL")  # type: ignore[no-untyped-call]
+event.listen(  # audio does not compress
+    chunks, "after_create", EXTERNAL.execute_if(dialect="postgresql")
+)
+
+SCHEMA_VERSION = 1
+# What takes the tables from the version before to each later one; new tables are made as above.
+# Every statement must bear repetition, because MySQL commits each by itself.
+UPGRADES: dict[int, tuple[str, ...]] = {}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds, which is read anew for each try."""
+
+    file: BinaryIO
+    size: int
+    sha256: bytes
+
+    @classmethod
+    def of(cls, file: BinaryIO) -> "Content":
+        file.seek(0)
+        digest = file_digest(file, "sha256").digest()  # type: ignore[arg-type]
+        return cls(file, file.seek(0, os.SEEK_END), digest)
+
+    def is_in(self, row: Row[Any]) -> bool:
+        return (self.size, self.sha256) == (row.size, row.sha256)
+
+    def chunks(self) -> Iterator[tuple[int, bytes]]:
+        self.file.seek(0)
+        for start in range(0, self.size, CHUNK_SIZE):
+            yield start, self.file.read(CHUNK_SIZE)
+
+
+def upgrade(connection: Connection) -> None:
+    """Create the tables, or bring older ones up to date."""
+    version = 0
+    if inspect(connection).has_table(schema.name):
+        version = connection.execute(select(schema.c.version)).scalar() or 0
+    if version > SCHEMA_VERSION:
+        raise StorageFailed(
+            f"the tables are of version {version}, and this program knows none after "
+            f"{SCHEMA_VERSION}: install a newer release"
+        )
+    if version == 0:
+        tables.create_all(connection)
+        connection.execute(insert(schema).values(version=SCHEMA_VERSION))
+        return
+    for later in range(version + 1, SCHEMA_VERSION + 1):
+        for statement in UPGRADES[later]:
+            connection.execute(text(statement))
+        connection.execute(update(schema).values(version=later))
+
+
+def family(path: str) -> list[str]:
+    """The stored paths of a recording and of all that may lie beside it."""
+    return [path, *(sidecar(path, kind) for kind in SIDECARS)]
+
+
+def in_folder(name: RecordingName, number: int) -> str:
+    filename = name.numbered(number)
+    return f"{name.folder}/{filename}" if name.folder else filename
+
+
+def path_hash(path: str) -> bytes:
+    return sha256(path.encode("utf-8", "surrogateescape")).digest()
+
+
+def find(connection: Connection, paths: list[str]) -> dict[str, Row[Any]]:
+    """What is stored at some paths."""
+    query = select(files).where(files.c.path_sha256.in_([path_hash(path) for path in paths]))
+    return {row.path: row for row in connection.execute(query)}
+
+
+def search(
+    connection: Connection, name: RecordingName, row: Row[Any], content: Content
+) -> tuple[Row[Any] | None, int]:
+    """Look for the content under the name, which has `row`, and under its numbered names.
+
+    Returns its row, if there is one, and the first free number.
+    """
+    there: dict[str, Row[Any]] = {}
+    for number in count():
+        path = in_folder(name, number)
+        if number % NUMBERS_AT_ONCE == 1:
+            numbers = range(number, number + NUMBERS_AT_ONCE)
+            there = find(connection, [in_folder(name, n) for n in numbers])
+        if number:
+            if path not in there:
+                break
+            row = there[path]
+        if content.is_in(row):
+            return row, number
+    return None, number
+
+
+def store(connection: Connection, path: str, content: Content, modified: float) -> None:
+    """Store a file; the row comes first, so that writers of one path wait for each other there."""
+    values = {
+        "path": path,
+        "path_sha256": path_hash(path),
+        "size": content.size,
+        "sha256": content.sha256,
+        "modified": modified,
+        "times_sent": 1,
+    }
+    (file_id,) = cast(Row[Any], connection.execute(insert(files), values).inserted_primary_key)
+    for start, data in content.chunks():
+        connection.execute(insert(chunks), {"file_id": file_id, "start": start, "data": data})
+
+
+def confirm(connection: Connection, row: Row[Any]) -> None:
+    """Make sure that what another transaction stored is durable.
+
+    InnoDB shows it a moment before its log is on the disk. That is written in order, so that it
+    is when this transaction's own change is.
+    """
+    _change(connection, row, times_sent=files.c.times_sent + 1)
+
+
+def hold(connection: Connection, row: Row[Any]) -> None:
+    """Let no other transaction change the row, or what lies beside its file, before this ends."""
+    _change(connection, row, path=row.path)
+
+
+def rename(connection: Connection, row: Row[Any], path: str) -> None:
+    """Give a recording, and what lies beside it, another path that no recording has.
+
+    It keeps its id: who is reading it reads on.
+    """
+    _change(connection, row, path=path, path_sha256=path_hash(path))
+    # Only now nobody else can put anything beside it.
+    remove(connection, find(connection, family(path)[1:]))
+    beside = find(connection, family(row.path)[1:])
+    for kind in SIDECARS:
+        if about := beside.get(sidecar(row.path, kind)):
+            new = sidecar(path, kind)
+            _change(connection, about, path=new, path_sha256=path_hash(new))
+
+
+def _change(connection: Connection, row: Row[Any], **values: Any) -> None:
+    """Change the row, unless another transaction has renamed or removed it since it was read."""
+    same = (files.c.id == row.id, files.c.path_sha256 == row.path_sha256)
+    if connection.execute(update(files).where(*same).values(**values)).rowcount != 1:
+        raise Changed
+
+
+def remove(connection: Connection, rows: dict[str, Row[Any]]) -> None:
+    for row in rows.values():
+        same = (files.c.id == row.id, files.c.path_sha256 == row.path_sha256)
+        if connection.execute(delete(files).where(*same)).rowcount != 1:
+            raise Changed
