@@ -20,6 +20,7 @@ from .catalog_tables import (
     folded,
     folder_term,
     id_of,
+    key_of,
     recordings,
     row_of,
     tables,
@@ -28,6 +29,7 @@ from .catalog_tables import (
 )
 from .description import Description
 from .errors import CatalogUnavailable
+from .naming import original
 from .storage.engine import Busy, Database, is_passing, line_of
 
 # A word of a search is rare up to this number of recordings, and then they are all looked at. For
@@ -88,7 +90,8 @@ class Catalog:
     def add(self, descriptions: Iterable[Description]) -> None:
         """Add recordings, or replace what is known of them."""
         # In one order, so that receivers that add the same recordings wait for each other.
-        rows = dict(sorted({id_of(each.path): each for each in descriptions}.items()))
+        each_once = {each.path: each for each in descriptions}
+        rows = sorted(each_once.values(), key=id_of)
         if not rows:
             return
         with self._errors():
@@ -96,10 +99,11 @@ class Catalog:
 
     def remove(self, paths: Iterable[str]) -> None:
         """Forget recordings that are no longer stored."""
-        ids = [id_of(path) for path in paths]
-        for start in range(0, len(ids), 1000):
+        all_paths = list(paths)
+        for start in range(0, len(all_paths), 1000):
+            some = all_paths[start : start + 1000]
             with self._errors():
-                self._database.transaction(partial(_remove, ids=ids[start : start + 1000]))
+                self._database.transaction(partial(_remove, paths=some))
 
     def paths(self) -> Iterator[str]:
         """The stored paths of all recordings."""
@@ -120,7 +124,7 @@ class Catalog:
     def get(self, path: str) -> Description | None:
         """What is known of the recording that is stored at `path`."""
         with self._connection() as connection:
-            found = connection.execute(_select().where(recordings.c.id == id_of(path))).first()
+            found = connection.execute(_select().where(_is_at([path]))).first()
         return _description(found) if found else None
 
     def versions(self, recording: Description) -> list[Description]:
@@ -128,7 +132,7 @@ class Catalog:
         with self._connection() as connection:
             found = connection.execute(
                 _select()
-                .where(recordings.c.original_id == id_of(recording.original))
+                .where(recordings.c.original_id == key_of(recording.original))
                 .order_by(recordings.c.received.desc(), recordings.c.id)
             )
             return [_description(row) for row in found]
@@ -199,22 +203,42 @@ def _unavailable(reason: str) -> CatalogUnavailable:
     return CatalogUnavailable(f"the catalog cannot be reached: {reason}")
 
 
-def _add(connection: sa.Connection, rows: dict[int, Description]) -> None:
-    known = sa.select(recordings.c.id).where(recordings.c.id.in_(rows))
-    if ids := connection.scalars(known).all():
-        _remove(connection, ids)
-    connection.execute(recordings.insert(), [row_of(id_, each) for id_, each in rows.items()])
+def _add(connection: sa.Connection, rows: list[Description]) -> None:
+    _remove(connection, [each.path for each in rows])
+    by_id = _with_ids(connection, rows)
+    connection.execute(recordings.insert(), [row_of(id_, each) for id_, each in by_id.items()])
     found = [
         {"recording": id_, "term": term}
-        for id_, each in rows.items()
+        for id_, each in by_id.items()
         for term in sorted(terms_of(each))
     ]
     connection.execute(terms.insert(), found)
 
 
-def _remove(connection: sa.Connection, ids: Sequence[int]) -> None:
-    connection.execute(terms.delete().where(terms.c.recording.in_(ids)))
-    connection.execute(recordings.delete().where(recordings.c.id.in_(ids)))
+def _with_ids(connection: sa.Connection, rows: list[Description]) -> dict[int, Description]:
+    """The rows by ids that are free; those that want the same one get the next."""
+    by_id: dict[int, Description] = {}
+    waiting = [(id_of(each), each) for each in rows]
+    while waiting:
+        for id_, each in waiting:
+            while id_ in by_id:
+                id_ += 1
+            by_id[id_] = each
+        ids = sa.select(recordings.c.id).where(recordings.c.id.in_(by_id))
+        waiting = [(id_ + 1, by_id.pop(id_)) for id_ in connection.scalars(ids)]
+    return by_id
+
+
+def _remove(connection: sa.Connection, paths: Sequence[str]) -> None:
+    ids = connection.scalars(sa.select(recordings.c.id).where(_is_at(paths))).all()
+    if ids:
+        connection.execute(terms.delete().where(terms.c.recording.in_(ids)))
+        connection.execute(recordings.delete().where(recordings.c.id.in_(ids)))
+
+
+def _is_at(paths: Sequence[str]) -> sa.ColumnElement[bool]:
+    keys = {key_of(original(path)) for path in paths}
+    return sa.and_(recordings.c.original_id.in_(keys), recordings.c.path.in_(paths))
 
 
 def _select(*more: sa.Column[Any]) -> sa.Select[Any]:

@@ -69,14 +69,23 @@ sa.Index("catalog_by_caller", recordings.c.caller_name, recordings.c.id)
 sa.Index("catalog_by_day", recordings.c.day, recordings.c.size)
 
 
-def id_of(path: str) -> int:
-    """A recording's id; it comes from its path, so that each new catalog has the same."""
+def key_of(path: str) -> int:
+    """A number for a path, which is shorter to look up."""
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big", signed=True)
+
+
+def id_of(each: Description) -> int:
+    """A recording's id, which few others have: its milliseconds, and then some bits of its path.
+
+    So rows lie in the order of time, in which they come and are looked at, and a new catalog has
+    the same ids.
+    """
+    return int(each.received * 1000) << 20 | key_of(each.path) & 0xFFFFF
 
 
 def row_of(id_: int, each: Description) -> dict[str, Any]:
     day = datetime.fromtimestamp(each.received).toordinal()
-    return {"id": id_, "original_id": id_of(each.original), "day": day, **asdict(each)}
+    return {"id": id_, "original_id": key_of(each.original), "day": day, **asdict(each)}
 
 
 def terms_of(recording: Description) -> set[str]:

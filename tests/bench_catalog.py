@@ -1,5 +1,6 @@
 """Times what people ask of a catalog of a million recordings."""
 
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from random import Random
 from statistics import median
 
 import click
+import psycopg
 from databases import PostgreSQL
 
 from receiver.catalog import Catalog, Query
+from receiver.catalog_tables import tables
 from receiver.description import Description
 
 RECORDINGS = 1_000_000
@@ -59,6 +62,19 @@ def fill(catalog: Catalog, name: str) -> None:
             catalog.add(recording(number, random) for number in range(start, start + BATCH))
 
 
+def copy_tables(source: Path, url: str) -> None:
+    """Fill the catalog in PostgreSQL with the rows of the one in SQLite."""
+    with sqlite3.connect(source) as rows, psycopg.connect(url) as connection:
+        for table in tables.sorted_tables:
+            columns = ", ".join(f'"{column.name}"' for column in table.columns)
+            with connection.cursor().copy(f"COPY {table.name} ({columns}) FROM STDIN") as copy:
+                for row in rows.execute(f"SELECT {columns} FROM {table.name}"):
+                    copy.write_row(row)
+    rows.close()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")  # as autovacuum does sooner or later
+
+
 def searches(catalog: Catalog) -> dict[str, Query]:
     """What is asked, by what it is called."""
     middle = START + RECORDINGS // 2 * EVERY
@@ -88,7 +104,11 @@ def rows(folder: Path, rounds: int) -> Iterator[list[str]]:
         urls = {"SQLite": f"sqlite:///{folder}/catalog.sqlite", "PostgreSQL": server.new_url()}
         for name, url in urls.items():
             catalog = Catalog(url)
-            fill(catalog, name)
+            if name == "SQLite":
+                fill(catalog, name)
+            else:
+                catalog.check()  # which creates the tables
+                copy_tables(folder / "catalog.sqlite", url)
             today = date.fromtimestamp(START + RECORDINGS * EVERY)
             asked = {
                 what: lambda query=query, catalog=catalog: catalog.search(query)

@@ -219,6 +219,12 @@ class TestRows:
         assert paths(catalog.search(Query(text="ann"))) == ["2.mp3"]
         assert list(catalog.paths()) == ["2.mp3"]
 
+    def test_recordings_of_the_same_moment_are_all_kept(self, catalog, monkeypatch):
+        monkeypatch.setattr("receiver.catalog.id_of", lambda each: int(each.received) << 20)
+        catalog.add(recording(n, received=MAY_1) for n in range(5))
+        catalog.add(recording(n, received=MAY_1) for n in range(3, 9))
+        assert sorted(catalog.paths()) == [f"{n}.mp3" for n in range(9)]
+
     def test_paths_that_differ_in_case_are_two(self, catalog):
         catalog.add([recording(1, path="a.mp3"), recording(2, path="A.mp3")])
         assert sorted(catalog.paths()) == ["A.mp3", "a.mp3"]
