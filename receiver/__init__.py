@@ -28,6 +28,8 @@ from .upload import uploads
 
 __all__ = ["create_app"]
 
+JOB_SETTINGS = ("CHECKSUMS", "ON_STORED", "WEBHOOK_URL", "TRANSCRIBE_URL", "KEEP_DAYS")
+
 
 def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
     """Return the receiver as a WSGI application.
@@ -80,6 +82,8 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
         add_catalog(app, storage)
     if app.config["METRICS_ALLOW"]:
         add_metrics(app)
+    if any(app.config[name] for name in JOB_SETTINGS):
+        add_jobs(app, storage)
     app.after_request(log_request)
     app.register_error_handler(Exception, answer_error)
     proxies = app.config["TRUSTED_PROXIES"]
@@ -109,6 +113,22 @@ def add_catalog(app: Flask, storage: Storage) -> None:
     app.after_request(note_stored)
 
 
+def add_jobs(app: Flask, storage: Storage) -> None:
+    """Let a worker do what may wait until a recording is stored."""
+    from .hooks import kinds
+    from .jobs import Jobs
+
+    url = app.config["QUEUE"] or beside(app.config["STORAGE"], "queue.sqlite")
+    catalog = app.extensions.get("catalog")
+    hourly = []
+    if app.config["KEEP_DAYS"]:
+        from .retention import purge
+
+        hourly.append(lambda: purge(storage, catalog, app.config["KEEP_DAYS"], time.time()))
+    work = kinds(app.config, storage, catalog)
+    app.extensions["jobs"] = Jobs(url, storage, work, hourly)
+
+
 def add_metrics(app: Flask) -> None:
     """Keep figures for Prometheus."""
     # Set before its library is imported. Processes that are forked later share the folder.
@@ -130,10 +150,15 @@ def remove_folder(folder: str, creator: int) -> None:
 
 def default_catalog(storage: str) -> str:
     """The URL of the catalog that belongs to a storage: in its database, else in a file."""
-    scheme, separator, _ = storage.partition("://")
-    if not separator:  # hidden, so that no recording has its name
-        return f"sqlite:///{os.path.abspath(storage)}/.catalog.sqlite"
-    return "sqlite:///catalog.sqlite" if scheme in ("s3", "gs", "az") else storage
+    is_database = "://" in storage and storage.partition("://")[0] not in ("s3", "gs", "az")
+    return storage if is_database else beside(storage, "catalog.sqlite")
+
+
+def beside(storage: str, name: str) -> str:
+    """The URL of a database in a file: in a directory that is the storage, or the working one."""
+    if "://" in storage:
+        return f"sqlite:///{os.path.abspath(name)}"
+    return f"sqlite:///{os.path.abspath(storage)}/.{name}"  # hidden: no recording has that name
 
 
 def start_request() -> None:

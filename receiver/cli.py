@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
 
 import click
 from flask import Flask, current_app
@@ -79,15 +81,52 @@ def reindex_() -> None:
 
     KZR_STORAGE and KZR_CATALOG are those of the receiver, which may run meanwhile.
     """
-    if "catalog" not in current_app.extensions:
-        raise click.ClickException("there is no catalog: set KZR_CATALOG=yes")
     from .indexing import reindex
 
-    storage, catalog = current_app.extensions["storage"], current_app.extensions["catalog"]
+    catalog = _extension("catalog", "there is no catalog: set KZR_CATALOG=yes")
+    storage = current_app.extensions["storage"]
     with _errors():
         count = sum(1 for _ in storage.scan())
         with click.progressbar(length=count, label=f"{count:,} recordings") as bar:
             reindex(catalog, storage, progress=bar.update)
+
+
+@click.group("jobs", invoke_without_command=True)
+@click.pass_context
+@with_appcontext
+def jobs_(context: click.Context) -> None:
+    """Show what is still to be done after storing, and what was given up.
+
+    It exits with 1 if any job was given up: `jobs retry` enqueues those again.
+    """
+    if context.invoked_subcommand:
+        return
+    with _errors():
+        jobs = _extension("jobs", "nothing is to be done after storing: see KZR_ON_STORED")
+        failures = list(jobs.failures())
+        click.echo(f"{jobs.waiting():,} waiting, {len(failures):,} given up")
+    for failure in failures:
+        when = datetime.fromtimestamp(failure.when).isoformat(" ", "seconds")
+        click.echo(f"{when} {failure.kind} {failure.event.path}: {failure.reason}")
+    context.exit(bool(failures))
+
+
+@jobs_.command()
+@with_appcontext
+def retry() -> None:
+    """Enqueue all jobs again that were given up."""
+    with _errors():
+        jobs = _extension("jobs", "nothing is to be done after storing: see KZR_ON_STORED")
+        failures = list(jobs.failures())
+        for failure in failures:
+            jobs.retry(failure)
+    click.echo(f"{len(failures):,} enqueued again")
+
+
+def _extension(name: str, reason: str) -> Any:
+    if name not in current_app.extensions:
+        raise click.ClickException(reason)
+    return current_app.extensions[name]
 
 
 @contextmanager
@@ -103,5 +142,7 @@ def _errors() -> Iterator[None]:
 
 def register(app: Flask) -> None:
     """Add the commands to `flask --app app`."""
-    for command in (check, copy, reindex_):
+    from .retention_commands import COMMANDS  # here, because they use the helpers above
+
+    for command in (check, copy, reindex_, jobs_, *COMMANDS):
         app.cli.add_command(command)

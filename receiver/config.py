@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -94,6 +95,35 @@ def absolute_path(text: str) -> str:
     return text
 
 
+def command(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
+
+
+def web_url(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/]+\S*", text):
+        raise ValueError("expected a URL such as https://example.com/path")
+    return text
+
+
+def queue(text: str) -> str:
+    if text and "://" not in text:
+        raise ValueError("expected sqlite:///PATH or redis://HOST")
+    return text
+
+
+def keep_days(text: str) -> dict[str, int]:
+    """Days by account; "" is for all others."""
+    days: dict[str, int] = {}
+    for word in text.split():
+        account, _, number = word.rpartition("=")
+        days[account] = positive(number)
+    return days
+
+
+def secret(text: str) -> str:
+    return text
+
+
 def catalog(text: str) -> str:
     if text not in ("yes", "no") and "://" not in text:
         raise ValueError("expected yes, no or the URL of a database")
@@ -126,6 +156,17 @@ SETTINGS = (
     Setting("REDIRECT_READS", "no", yes_or_no, "let S3 itself answer readers: `yes` or `no`"),
     Setting("CATALOG", "no", catalog, "find recordings: `yes`, `no`, or the URL of a database"),
     Setting("BROWSE_PATH", "/browse/", page_path, "path of the page to find recordings on"),
+    Setting("QUEUE", "", queue, "queue of jobs: `sqlite:///PATH` or `redis://HOST`"),
+    Setting("CHECKSUMS", "no", yes_or_no, "keep each recording's SHA-256: `yes` or `no`"),
+    Setting("ON_STORED", "", command, "command to run for each recording"),
+    Setting("WEBHOOK_URL", "", web_url, "URL to tell of each recording"),
+    Setting("WEBHOOK_SECRET", "", secret, "secret to sign that with, such as `whsec_...`"),
+    Setting("WEBHOOK_ALLOW_PRIVATE", "no", yes_or_no, "let it be in a private network"),
+    Setting("TRANSCRIBE_URL", "", web_url, "`/v1/audio/transcriptions` of a transcription server"),
+    Setting("TRANSCRIBE_KEY", "", secret, "its key"),
+    Setting("TRANSCRIBE_MODEL", "whisper-1", str, "its model"),
+    Setting("PUBLIC_URL", "", web_url, "where readers reach this receiver, for the webhook"),
+    Setting("KEEP_DAYS", "", keep_days, "days to keep recordings: `365`, `365 ACCOUNT=30`"),
     Setting("METRICS_ALLOW", "", networks, "networks that may read `/metrics`, for Prometheus"),
     Setting("MAX_BYTES", "2G", size, "largest recording"),
     Setting("MIN_FREE", "100M", size, "disk space to leave free where recordings arrive"),
@@ -139,6 +180,9 @@ SETTINGS = (
     Setting("READ_TIMEOUT", "30", positive, "seconds that a sender may stall (gunicorn)"),
     Setting("BODY_DEADLINE", "600", positive, "seconds that a whole upload may take (gunicorn)"),
 )
+
+
+_SECRET = (credentials, words, storage, catalog, queue, command, web_url, secret)
 
 
 def load(overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -164,7 +208,5 @@ def _parse(setting: Setting, text: str) -> Any:
     try:
         return setting.parse(text)
     except ValueError as error:
-        shown = (
-            "..." if setting.parse in (credentials, words, storage, catalog) else text
-        )  # secrets stay out of logs
+        shown = "..." if setting.parse in _SECRET else text  # secrets stay out of logs
         raise SettingError(f"{PREFIX}_{setting.name}={shown}: {error}") from None

@@ -5,6 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
+from typing import TypeVar
 
 from .body import check_written
 from .errors import NotStored, ReceiverError, StorageFailed
@@ -12,6 +13,7 @@ from .naming import SIDECARS, sidecar
 from .storage import Listed, Outcome, Storage
 
 READ_SIZE = 256 * 1024  # bytes
+T = TypeVar("T")
 
 
 @dataclass
@@ -41,7 +43,7 @@ def copy_all(
     def copy(recording: Listed) -> Outcome:
         return copy_recording(source, destination, recording)
 
-    for recording, outcome in _in_parallel(copy, source.scan(), jobs):
+    for recording, outcome in in_parallel(copy, source.scan(), jobs):
         try:
             if outcome.result() is Outcome.CREATED:
                 report.copied += 1
@@ -77,11 +79,11 @@ def _copy_file(source: Storage, destination: Storage, path: str) -> Outcome:
     return outcome
 
 
-def _in_parallel(
-    work: Callable[[Listed], Outcome], items: Iterable[Listed], jobs: int
-) -> Iterator[tuple[Listed, Future[Outcome]]]:
+def in_parallel(
+    work: Callable[[Listed], T], items: Iterable[Listed], jobs: int
+) -> Iterator[tuple[Listed, Future[T]]]:
     """Work on all items, a bounded number at a time; yield each with its result when it is done."""
-    running: dict[Future[Outcome], Listed] = {}
+    running: dict[Future[T], Listed] = {}
     with ThreadPoolExecutor(jobs) as pool:
         for item in items:
             running[pool.submit(work, item)] = item

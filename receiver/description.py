@@ -6,8 +6,6 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tinytag import TinyTag, TinyTagException
-
 from .errors import NotStored
 from .naming import call_id_of, extension_of, original, sidecar
 from .storage import Listed, Storage
@@ -65,7 +63,7 @@ def describe(storage: Storage, recording: Listed) -> Description:
         original=original(path),
         size=recording.size,
         received=recording.modified,
-        account=text("account_id") or _account(told, folder),
+        account=account_of(told, folder),
         call_id=text("call_id") or _line(call_id_of(path)),
         caller_name=text("caller_id_name"),
         caller_number=text("caller_id_number"),
@@ -119,8 +117,10 @@ def _number(value: object, unit: float = 1) -> float:
     return round(number, 3) if 0 < number < 1e12 else 0.0
 
 
-def _account(told: dict[str, Any], folder: str) -> str:
-    """Kazoo's account, from a form's channel variables or from the path of a storage plan."""
+def account_of(told: dict[str, Any], folder: str) -> str:
+    """Kazoo's account: from the metadata, or from the path of a storage plan."""
+    if told.get("account_id"):
+        return _line(told["account_id"])
     variables = told.get("custom_channel_vars")
     if isinstance(variables, dict) and variables.get("Account-ID"):
         return _line(variables["Account-ID"])
@@ -130,6 +130,8 @@ def _account(told: dict[str, Any], folder: str) -> str:
 
 def _measured_duration(storage: Storage, path: str) -> float:
     """The seconds that the audio's own header tells, if it is audio; its name does not count."""
+    from tinytag import TinyTag, TinyTagException  # only a catalog needs it
+
     with closing(storage.open(path)) as recording:
         try:
             tag = TinyTag.get(file_obj=recording.file, tags=False)

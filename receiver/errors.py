@@ -56,6 +56,12 @@ class NameTaken(ReceiverError):
     code = 409
 
 
+class Held(ReceiverError):
+    """The recording is on legal hold, and stays."""
+
+    code = 409
+
+
 class NotStored(ReceiverError):
     """No recording has the name."""
 

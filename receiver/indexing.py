@@ -103,9 +103,8 @@ def note_stored(response: Response) -> Response:
     if stored:
         indexer: Indexer = current_app.extensions["indexer"]
         response.call_on_close(partial(indexer.add, stored.path))
-        if stored.kept_as:
-            folder, slash, _ = stored.path.rpartition("/")
-            response.call_on_close(partial(indexer.add, folder + slash + stored.kept_as))
+        if stored.kept_path:
+            response.call_on_close(partial(indexer.add, stored.kept_path))
     return response
 
 

@@ -25,6 +25,8 @@ def store(name: RecordingName) -> Response:
     with g.body.as_file(storage.incoming, config["CHUNK_SIZE"]) as file:
         only_new = request.headers.get("If-None-Match", "").strip() == "*"
         g.stored = stored = storage.publish(file, name, _metadata(), only_new=only_new)
+    if jobs := current_app.extensions.get("jobs"):
+        jobs.add(stored)
 
     line = f"{stored.outcome}: {stored.path}, {g.body.received} bytes"
     if stored.kept_as:

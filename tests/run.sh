@@ -31,6 +31,8 @@ want systemd-analyze systemd
 want mariadbd mariadb-server
 want redis-server redis-server
 want chromium chromium
+want flite flite
+want sox sox
 for module in wsgi:libapache2-mod-wsgi-py3 xsendfile:libapache2-mod-xsendfile; do
     [ -e "/usr/lib/apache2/modules/mod_${module%%:*}.so" ] || packages="$packages ${module#*:}"
 done

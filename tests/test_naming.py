@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import InvalidName
-from receiver.naming import LONGEST_FILENAME, RecordingName
+from receiver.naming import LONGEST_FILENAME, SIDECARS, RecordingName, is_recording
 
 # The characters that RFC 3261 allows in a Call-ID, and anything else.
 call_ids = st.one_of(
@@ -16,7 +16,7 @@ call_ids = st.one_of(
     st.binary(min_size=1).map(lambda data: data.decode("utf-8", "surrogateescape")),
     st.text(alphabet="aZ.~%/", min_size=150, max_size=300),
 ).filter(lambda text: text not in (".", ".."))
-extensions = st.sampled_from(["mp3", "wav", "txt", ""])
+extensions = st.sampled_from(["mp3", "wav", "", *SIDECARS])
 
 
 def as_kazoo(call_id: str, extension: str) -> str:
@@ -35,6 +35,7 @@ def as_kazoo(call_id: str, extension: str) -> str:
         ("call_recording_abc123%4010.0.0.1", "abc123@10.0.0.1"),
         ("call_recording_abc@sip.example.com.", "abc@sip.example.com"),
         ("call_recording_abc.mp3.", "abc%2Emp3"),
+        ("call_recording_abc.mp3..hold", "abc%2Emp3.hold"),
         ("recordings/call_recording_X.mp3", "recordings/X.mp3"),
         ("ACCOUNT/USER/call_recording_X.wav", "ACCOUNT/USER/X.wav"),
         ("voicemail/ACCOUNT/BOX/call_recording_X.mp3", "voicemail/ACCOUNT/BOX/X.mp3"),
@@ -89,6 +90,30 @@ def test_two_recordings_never_share_a_file(call_id, extension, other_id, other_e
     same = (call_id, extension) == (other_id, other_extension)
     assert (name.filename == other.filename) is same
     assert name.numbered(1) != other.filename
+
+
+@given(call_ids, extensions, call_ids, extensions)
+def test_no_recording_is_named_as_what_lies_beside_another(
+    call_id, extension, other_id, other_extension
+):
+    name = RecordingName.parse(as_kazoo(call_id, extension))
+    other = RecordingName.parse(as_kazoo(other_id, other_extension))
+    for number in (0, 1):
+        assert is_recording(name.numbered(number))
+        for kind in SIDECARS:
+            assert not is_recording(name.sidecar(kind, number))
+            assert name.sidecar(kind, number) != other.filename
+
+
+@pytest.mark.parametrize("extension", ["mp3", "", *SIDECARS])
+@pytest.mark.parametrize("kind", SIDECARS)
+def test_call_id_that_ends_as_what_lies_beside_a_recording_does_is_another_name(extension, kind):
+    name = RecordingName("", "abc", extension)
+    for call_id in (name.filename, f"{name.filename}~", f"{name.filename}.{kind}"):
+        for ending in ("", kind):
+            other = RecordingName.parse(as_kazoo(call_id, ending))
+            assert other.filename != name.sidecar(kind)
+            assert is_recording(other.filename)
 
 
 @given(call_ids, extensions)

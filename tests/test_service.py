@@ -20,7 +20,7 @@ DEPLOY = PROJECT / "deploy"
 def units(tmp_path_factory) -> Path:
     """The shipped units, with the path of a receiver that is installed here."""
     folder = tmp_path_factory.mktemp("units")
-    for name in ("receiver.service", "receiver.socket"):
+    for name in ("receiver.service", "receiver.socket", "receiver-jobs.service"):
         text = (DEPLOY / name).read_text()
         (folder / name).write_text(text.replace("/opt/kazoo-receiver", str(installed())))
     return folder

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import need, need_root, wait_for
 
-from receiver.errors import NameExists, NameTaken, NotStored, StorageFailed
+from receiver.errors import Held, NameExists, NameTaken, NotStored, StorageFailed
 from receiver.naming import RecordingName
 from receiver.storage import Outcome, Storage, open_storage
 from receiver.storage.base import INCOMING, NO_TMPFILE
@@ -234,6 +234,17 @@ class StorageContract:
         assert len(self.read()) == 2
         storage.delete(str(NAME), self.etag(storage))
         assert list(self.read().values()) == [b"old"]
+
+    def test_held_recording_is_not_deleted(self, storage):
+        publish(storage, b"audio")
+        etag = self.etag(storage)
+        storage.attach(str(NAME), "hold", b"{}", etag)
+        with pytest.raises(Held):
+            storage.delete(str(NAME), etag)
+        assert len(self.read()) == 2
+        storage.attach(str(NAME), "hold", b"", etag)
+        storage.delete(str(NAME), etag)
+        assert self.read() == {}
 
     def etag(self, storage: Storage) -> str:
         with closing(storage.open(str(NAME))) as recording:

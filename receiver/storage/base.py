@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ..errors import StorageFailed, StorageFull
+from ..errors import Held, StorageFailed, StorageFull
 from ..naming import RecordingName
 
 FILE_MODE = 0o640
@@ -21,6 +21,7 @@ WRITE_BUFFER = 256 * 1024  # bytes
 # Where the file system has no O_TMPFILE, unfinished files lie in a folder that no recording's
 # name can reach, because a leading dot is percent-encoded in those.
 INCOMING = ".incoming"
+HOLD = "hold"  # the kind of sidecar that keeps a recording from being deleted
 ABANDONED_AFTER = 24 * 60 * 60  # seconds; longer than any upload takes
 NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -36,11 +37,17 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Stored:
-    """A recording that is whole and durable; `kept_as` is where the one it superseded went."""
+    """A recording that is whole and durable; `kept_as` names the file of the one it superseded."""
 
     outcome: Outcome
     path: str
     kept_as: str | None = None
+
+    @property
+    def kept_path(self) -> str | None:
+        """The stored path of the recording that was superseded."""
+        folder, slash, _ = self.path.rpartition("/")
+        return folder + slash + self.kept_as if self.kept_as else None
 
 
 @dataclass(frozen=True)
@@ -159,8 +166,8 @@ class Storage(ABC):
     def delete(self, path: str, etag: str = "") -> None:
         """Remove, durably, the recording at `path` and what lies beside it, or raise `NotStored`.
 
-        With an `etag`, only a recording that has it is removed. The recording goes last, so that a
-        call that failed may be repeated.
+        With an `etag`, only a recording that has it is removed. Raises `Held` where a hold lies
+        beside it. The recording goes last, so that a call that failed may be repeated.
         """
 
     @contextmanager
@@ -195,6 +202,10 @@ class Storage(ABC):
 def spool_folder() -> Path:
     """The local folder for recordings on their way to another machine: `$TMPDIR` or /var/tmp."""
     return Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()
+
+
+def held(path: str) -> Held:
+    return Held(f"{path} is on legal hold")
 
 
 @contextmanager

@@ -25,7 +25,17 @@ from ..errors import (
     StorageUnavailable,
 )
 from ..naming import SIDECARS, RecordingName, has_extension, is_recording, original, sidecar
-from .base import Listed, Outcome, Recording, Storage, Stored, spool_folder, storage_errors
+from .base import (
+    HOLD,
+    Listed,
+    Outcome,
+    Recording,
+    Storage,
+    Stored,
+    held,
+    spool_folder,
+    storage_errors,
+)
 from .object_store import READ_SIZE, Bucket, Changed, Found, ObjectReader, in_child
 
 if TYPE_CHECKING:
@@ -272,6 +282,8 @@ class BucketStorage(Storage):
     def delete(self, path: str, etag: str = "") -> None:
         with self._locked(path):
             self._stored(path, etag)
+            if self._bucket.head(sidecar(path, HOLD)):
+                raise held(path)
             self._bucket.delete(*(sidecar(path, kind) for kind in SIDECARS))
             self._bucket.delete(path)
 

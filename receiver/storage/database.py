@@ -24,7 +24,17 @@ from ..errors import (
 )
 from ..naming import RecordingName, is_recording, sidecar
 from . import rows
-from .base import Listed, Outcome, Recording, Storage, Stored, spool_folder, storage_errors
+from .base import (
+    HOLD,
+    Listed,
+    Outcome,
+    Recording,
+    Storage,
+    Stored,
+    held,
+    spool_folder,
+    storage_errors,
+)
 from .engine import Busy, Database, code_of, is_full, is_passing, is_refused, line_of
 from .rows import Content, chunks, files
 
@@ -213,7 +223,10 @@ class DatabaseStorage(Storage):
     def delete(self, path: str, etag: str = "") -> None:
         def remove(connection: Connection) -> None:
             rows.hold(connection, _stored(connection, path, etag))
-            rows.remove(connection, rows.find(connection, rows.family(path)))
+            family = rows.find(connection, rows.family(path))
+            if sidecar(path, HOLD) in family:
+                raise held(path)
+            rows.remove(connection, family)
 
         with self._errors():
             self._database.transaction(remove)

@@ -14,11 +14,13 @@ from ..naming import SIDECARS, RecordingName, is_recording, sidecar
 from .base import (
     FILE_MODE,
     FOLDER_MODE,
+    HOLD,
     Listed,
     Outcome,
     Recording,
     Storage,
     Stored,
+    held,
     storage_errors,
 )
 from .entry import (
@@ -161,6 +163,9 @@ class DirectoryStorage(Storage):
 
     def delete(self, path: str, etag: str = "") -> None:
         with self._stored(path, etag) as (parent, filename):
+            with suppress(FileNotFoundError):
+                os.stat(sidecar(filename, HOLD), dir_fd=parent, follow_symlinks=False)
+                raise held(path)
             for kind in SIDECARS:
                 with suppress(FileNotFoundError):
                     os.unlink(sidecar(filename, kind), dir_fd=parent)

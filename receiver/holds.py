@@ -1,0 +1,133 @@
+"""The legal hold: a file beside a recording that keeps it from being deleted."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from .copying import in_parallel
+from .description import LONGEST_SIDECAR
+from .errors import (
+    NotStored,
+    ReceiverError,
+    StorageUnavailable,
+)
+from .naming import extension_of, original, sidecar
+from .storage import Listed, Storage
+from .storage.base import HOLD, storage_errors
+
+ATTEMPTS = 10  # at a name that others keep publishing under meanwhile
+JOBS = 4  # recordings at a time
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A recording under legal hold; `since` is a time (ISO 8601)."""
+
+    path: str
+    since: str
+    reason: str
+
+
+def versions(storage: Storage, path: str) -> list[str]:
+    """The stored paths of all recordings that have or had the name of the one at `path`."""
+    name = original(path)
+    # Numbers may be missing, and numbered names begin as the name does but for its extension.
+    start = name.removesuffix(f".{extension_of(name)}")
+    return sorted(each.path for each in storage.scan(start) if original(each.path) == name)
+
+
+def told_of(storage: Storage, path: str) -> dict[str, Any]:
+    """What the sender told about the recording at `path`; `ValueError` where it is unreadable."""
+    try:
+        with storage_errors(), closing(storage.open(sidecar(path, "json"))) as file:
+            told = json.loads(file.file.read(LONGEST_SIDECAR) or b"{}")
+    except NotStored:
+        return {}
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(told, dict):
+        raise ValueError("it is no object")
+    return told
+
+
+def hold_of(storage: Storage, path: str) -> Hold | None:
+    """The hold on the recording at `path`; a file that cannot be understood holds it too."""
+    try:
+        with storage_errors(), closing(storage.open(sidecar(path, HOLD))) as file:
+            data = file.file.read(LONGEST_SIDECAR)
+    except NotStored:
+        return None
+    told: object = None
+    with suppress(ValueError, RecursionError):
+        told = json.loads(data)
+    known = told if isinstance(told, dict) else {}
+    return Hold(path, str(known.get("since", "")), str(known.get("reason", "")))
+
+
+def holds(
+    storage: Storage, *, progress: Callable[[Listed], object] = lambda recording: None
+) -> Iterator[Hold]:
+    """Every hold there is."""
+
+    def look(recording: Listed) -> Any:
+        return hold_of(storage, recording.path)
+
+    for recording, done in in_parallel(look, storage.scan(), JOBS):
+        held: Any = done.result()
+        if held:
+            yield held
+        progress(recording)
+
+
+def hold(storage: Storage, path: str, reason: str = "") -> list[str]:
+    """Hold the recording at `path` and all others that have or had its name; return their paths.
+
+    One that is held already keeps its time, and its reason too unless there is another. A recording
+    that is stored under the name later is not held. Raises `NotStored` where there is none.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def text(old: Hold | None) -> bytes:
+        told = {"since": old.since if old else now, "reason": reason or (old.reason if old else "")}
+        return json.dumps(told, ensure_ascii=False).encode() + b"\n"
+
+    return _mark(storage, path, text)
+
+
+def release(storage: Storage, path: str) -> list[str]:
+    """End the holds on all recordings that have or had the name; return their paths."""
+    return _mark(storage, path, lambda old: b"" if old else None)
+
+
+def _mark(storage: Storage, path: str, text: Callable[[Hold | None], bytes | None]) -> list[str]:
+    """Attach the text of a hold, or with b"" remove it, to all recordings of a name."""
+    marked: set[str] = set()
+    for _ in range(ATTEMPTS):
+        paths = versions(storage, path)
+        if path not in paths:
+            raise NotStored(f"no recording is stored as {path}")
+        with suppress(NotStored):  # one was superseded or deleted meanwhile
+            for each in paths:
+                with closing(storage.open(each)) as recording:
+                    etag = recording.etag
+                data = text(hold_of(storage, each))
+                if data is not None:
+                    storage.attach(each, HOLD, data, etag)
+                    marked.add(each)
+            if versions(storage, path) == paths:
+                return sorted(marked)
+    raise StorageUnavailable(f"others keep storing recordings as {path}: try again")
+
+
+def is_stored(storage: Storage, path: str) -> bool:
+    """Whether something is stored at `path`, be it readable or not."""
+    try:
+        storage.open(path).close()
+    except NotStored:
+        return False
+    except ReceiverError:
+        pass
+    return True

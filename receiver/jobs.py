@@ -1,0 +1,236 @@
+"""Work after storing: done by a worker of its own, `python -m receiver.jobs`, never by a request.
+
+A recording's jobs are in the queue before its sender gets a 2xx, and each kind of work is done once
+for the same bytes, however often they are sent.
+"""
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from itertools import count
+from typing import Any
+
+from huey import crontab
+from huey.exceptions import CancelExecution
+
+from .errors import NotStored, ReceiverError, SettingError, StorageUnavailable
+from .naming import numbered
+from .queues import open_queue
+from .storage import Recording, Storage, Stored
+
+RETRIES = 9
+FIRST_PAUSE = 5  # seconds
+PAUSE_FACTOR = 3  # from one pause to the next: the last is nine hours
+QUEUED, DONE, FAILED = "queued", "done", "failed"
+MOST_MISSING = 10  # numbered names that are looked for after the last that is there
+KEPT = 30 * 24 * 60 * 60  # seconds for which it is known that a job was done
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A recording that was stored as `path`; `etag` tells its bytes from others'.
+
+    `outcome` is that of its upload, `received` the time of it (POSIX); `kept_as` is where the
+    recording went that it superseded, if any.
+    """
+
+    path: str
+    etag: str
+    outcome: str
+    received: float
+    kept_as: str = ""
+
+    @property
+    def id(self) -> str:
+        """What is the same for each retry of the upload, and different for other bytes."""
+        return sha256(f"{self.path}\0{self.etag}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that was given up; `when` is a time (POSIX)."""
+
+    key: str
+    kind: str
+    event: Event
+    reason: str
+    when: float
+
+
+Work = Callable[[Event], str]  # returns what is to be noted of it; raises what is to be retried
+
+
+class Jobs:
+    """The queue at `url`, and the kinds of work to do for each recording, by name.
+
+    The worker calls each of `hourly` once an hour, too.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        storage: Storage,
+        kinds: dict[str, Work],
+        hourly: Sequence[Callable[[], object]] = (),
+    ) -> None:
+        self.queue = open_queue(url)
+        self._storage = storage
+        self._kinds = kinds
+        options = {"retries": RETRIES, "retry_delay": FIRST_PAUSE, "retry_backoff": PAUSE_FACTOR}
+        self._fan_out = self.queue.task(name="stored", **options)(self._enqueue_each)
+        self._run = self.queue.task(name="job", context=True, **options)(self._do)
+
+        self._hourly = hourly
+        self.queue.periodic_task(crontab(minute="17"), name="hourly")(self._tidy)
+
+    def _tidy(self) -> None:
+        self.forget_old()
+        for work in self._hourly:
+            work()
+
+    def add(self, stored: Stored) -> None:
+        """Enqueue, durably, the jobs of a recording that was stored.
+
+        Raises `StorageUnavailable` where the queue cannot be reached: the sender has to try again.
+        """
+        try:
+            with closing(self._storage.open(stored.path)) as recording:
+                etag = recording.etag
+            now, outcome = round(time.time(), 3), str(stored.outcome)
+            event = Event(stored.path, etag, outcome, now, stored.kept_path or "")
+            self._fan_out(asdict(event))
+        except ReceiverError:
+            raise
+        except Exception as error:  # of whatever the queue is in
+            raise StorageUnavailable(f"the queue of jobs cannot be reached: {error}") from error
+
+    def _enqueue_each(self, fields: dict[str, Any]) -> None:
+        event = Event(**fields)
+        for kind in self._kinds:
+            key = f"{kind}:{event.id}"
+            if not self._is_known(key):
+                self._run(kind, fields)
+                # After the job itself: what is cut off here comes twice, and is done once.
+                self._note(f"{QUEUED}:{key}", {})
+
+    def _do(self, kind: str, fields: dict[str, Any], task: Any = None) -> None:
+        event = Event(**fields)
+        key = f"{kind}:{event.id}"
+        work = self._kinds.get(kind)
+        if work is None or self.queue.storage.has_data_for_key(f"{DONE}:{key}"):
+            return
+        try:
+            told = work(event)
+        except Exception as error:
+            reason = error.description if isinstance(error, ReceiverError) else str(error)
+            logger.warning("job %s of %s failed: %s", kind, event.path, reason)
+            if task.retries:
+                raise CancelExecution(retry=True) from error
+            failure = {"kind": kind, "event": fields, "reason": reason, "when": time.time()}
+            self._note(f"{FAILED}:{key}", failure)
+            return
+        self._note(f"{DONE}:{key}", {"when": time.time(), "told": told})
+        logger.info("job %s of %s done%s", kind, event.path, f": {told}" if told else "")
+
+    def failures(self) -> Iterator[Failure]:
+        """The jobs that were given up."""
+        for key, noted in self._notes(FAILED):
+            event = Event(**noted["event"])
+            yield Failure(key, noted["kind"], event, noted["reason"], noted["when"])
+
+    def retry(self, failure: Failure) -> None:
+        """Enqueue a job again that was given up."""
+        self._run(failure.kind, asdict(failure.event))
+        self.queue.storage.delete_data(failure.key)
+
+    def waiting(self) -> int:
+        """The number of jobs that are in the queue, or wait to be retried."""
+        storage = self.queue.storage
+        return int(storage.queue_size() + storage.schedule_size())
+
+    def forget_old(self) -> None:
+        """Forget what was done long ago."""
+        for name in (DONE, QUEUED):
+            for key, noted in self._notes(name):
+                if noted.get("when", 0) < time.time() - KEPT:
+                    self.queue.storage.delete_data(key)
+
+    def forget(self, path: str, etag: str) -> None:
+        """Forget all that is noted of a recording's jobs."""
+        event = Event(path, etag, "", 0.0)
+        for kind in self._kinds:
+            for state in (QUEUED, DONE, FAILED):
+                self.queue.storage.delete_data(f"{state}:{kind}:{event.id}")
+
+    def _is_known(self, key: str) -> bool:
+        has = self.queue.storage.has_data_for_key
+        return any(has(f"{state}:{key}") for state in (QUEUED, DONE, FAILED))
+
+    def _note(self, key: str, value: dict[str, Any]) -> None:
+        self.queue.storage.put_data(key, json.dumps({"when": time.time()} | value).encode())
+
+    def _notes(self, state: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for key, value in self.queue.storage.result_items().items():
+            name = key.decode() if isinstance(key, bytes) else key
+            if name.startswith(f"{state}:"):
+                yield name, json.loads(value)
+
+    def work(self, threads: int) -> None:
+        """Do jobs until the process is told to stop; those that run are finished first.
+
+        Raises `SettingError` where another process works for the same queue in a file.
+        """
+        self.queue.storage.start()
+        self.queue.create_consumer(
+            workers=threads, max_delay=1, graceful_signal="TERM", check_worker_health=True
+        ).run()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m receiver.jobs",
+        description="Do what the receiver's settings ask for after a recording is stored.",
+    )
+    parser.add_argument("--threads", type=int, default=4, help="jobs at a time (default: 4)")
+    threads = parser.parse_args().threads
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    logging.getLogger("huey").setLevel(logging.WARNING)
+    try:
+        from . import create_app
+
+        jobs: Jobs | None = create_app().extensions.get("jobs")
+        if not jobs:
+            raise SettingError("nothing is to be done after storing: see KZR_ON_STORED")
+        jobs.work(threads)
+    except SettingError as error:
+        raise SystemExit(f"receiver: {error}") from None
+
+
+def open_recording(storage: Storage, event: Event) -> tuple[str, Recording]:
+    """Open the recording of an event, under the path that it has by now; or raise `NotStored`."""
+    missing = 0  # in a row: older ones may have been deleted
+    for number in count(0):
+        path = numbered(event.path, number)
+        try:
+            recording = storage.open(path)
+        except NotStored:
+            missing += 1
+            if missing > MOST_MISSING:
+                raise
+            continue
+        missing = 0
+        if recording.etag == event.etag:
+            return path, recording
+        recording.close()
+    raise AssertionError("there is no end of numbers")
+
+
+if __name__ == "__main__":
+    main()

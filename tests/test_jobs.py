@@ -1,0 +1,313 @@
+"""Jobs: none is lost, none is done twice for the same bytes, and none fails silently."""
+
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from conftest import PROJECT
+from queues import Redis
+from test_storage import publish
+
+from receiver.errors import SettingError, StorageUnavailable
+from receiver.jobs import FIRST_PAUSE, KEPT, PAUSE_FACTOR, RETRIES, Event, Jobs, open_recording
+from receiver.naming import RecordingName
+from receiver.queues import open_queue
+from receiver.storage import Storage, open_storage
+
+NAME = RecordingName("A", "x", "mp3")
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory):
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def url(request, tmp_path) -> str:
+    """An empty queue of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/queue.sqlite"
+    return request.getfixturevalue("redis").new_url()
+
+
+@pytest.fixture
+def storage(tmp_path) -> Storage:
+    return open_storage(str(tmp_path / "recordings"))
+
+
+class Log(list):
+    """A kind of work that takes note of what it was called with, and fails when it is told to."""
+
+    fails = False
+
+    def __call__(self, event: Event) -> str:
+        self.append(event.path)
+        if self.fails:
+            raise ValueError("out of order")
+        return "noted"
+
+
+def drain(jobs: Jobs) -> int:
+    """Do all that is in the queue now, as the worker's threads do; return how much it was."""
+    count = 0
+    jobs.queue.storage.blocking = False
+    jobs.queue.storage.read_timeout = 0.01
+    while task := jobs.queue.dequeue():
+        jobs.queue.execute(task)
+        count += 1
+    return count
+
+
+@pytest.fixture
+def open_jobs(url, storage):
+    """Open the queue as another process would."""
+    opened = []
+
+    def open_another(**kinds: Log) -> Jobs:
+        opened.append(Jobs(url, storage, kinds))
+        return opened[-1]
+
+    yield open_another
+    for jobs in opened:
+        close = getattr(jobs.queue.storage, "close", None) or jobs.queue.storage.conn.close
+        close()
+
+
+def naive_utc_now() -> datetime:
+    """The time as huey has it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+class TestWork:
+    """Each kind of work is done once for each recording."""
+
+    def test_stored_recording_is_worked_on(self, open_jobs, storage):
+        one, two = Log(), Log()
+        jobs = open_jobs(one=one, two=two)
+        jobs.add(publish(storage, b"audio", NAME))
+        assert jobs.waiting() == 1
+        drain(jobs)
+        assert (one, two) == (["A/x.mp3"], ["A/x.mp3"])
+        assert jobs.waiting() == 0
+
+    def test_retry_of_the_sender_is_not_worked_on_again(self, open_jobs, storage, log):
+        jobs = open_jobs(log=log)
+        for _ in range(3):
+            jobs.add(publish(storage, b"audio", NAME))
+            drain(jobs)
+        assert len(log) == 1
+
+    def test_retries_before_the_work_begins_are_not_worked_on_either(self, open_jobs, storage, log):
+        jobs = open_jobs(log=log)
+        for _ in range(3):
+            jobs.add(publish(storage, b"audio", NAME))
+        drain(jobs)
+        assert len(log) == 1
+
+    def test_other_bytes_of_the_same_name_are_worked_on(self, open_jobs, storage, log):
+        jobs = open_jobs(log=log)
+        for data in (b"one", b"two", b"one"):
+            jobs.add(publish(storage, data, NAME))
+            drain(jobs)
+        assert len(log) == 2
+
+    def test_superseded_recording_is_found_under_its_new_name(self, open_jobs, storage):
+        found = []
+
+        def read(event: Event) -> str:
+            path, recording = open_recording(storage, event)
+            found.append((path, recording.file.read()))
+            recording.close()
+            return ""
+
+        jobs = open_jobs(read=read)
+        for data in (b"one", b"two", b"three"):
+            jobs.add(publish(storage, data, NAME))
+        drain(jobs)
+        assert sorted(found) == [
+            ("A/x.mp3", b"three"),
+            ("A/x~1.mp3", b"one"),
+            ("A/x~2.mp3", b"two"),
+        ]
+
+    def test_what_was_done_is_forgotten_after_a_while(self, open_jobs, storage, log, monkeypatch):
+        jobs = open_jobs(log=log)
+        jobs.add(publish(storage, b"audio", NAME))
+        drain(jobs)
+        jobs.forget_old()
+        assert len(jobs.queue.storage.result_items()) == 2
+        later = time.time() + KEPT + 1
+        monkeypatch.setattr("receiver.jobs.time.time", lambda: later)
+        jobs.forget_old()
+        assert len(jobs.queue.storage.result_items()) == 0
+
+
+class TestFailure:
+    """What fails is tried again, with growing pauses, and then listed."""
+
+    def give_up(self, jobs: Jobs, storage: Storage) -> list[float]:
+        """Let a job fail until it is given up; return the pauses between its tries."""
+        jobs.add(publish(storage, b"audio", NAME))
+        drain(jobs)
+        pauses = []
+        while jobs.waiting():
+            (task,) = jobs.queue.scheduled()
+            pauses.append((task.eta - naive_utc_now()).total_seconds())
+            jobs.queue.storage.read_schedule(task.eta + timedelta(days=1))
+            self.run_due(jobs)
+        return pauses
+
+    def run_due(self, jobs: Jobs) -> None:
+        jobs.queue.storage.blocking = False
+        jobs.queue.storage.read_timeout = 0.01
+        while task := jobs.queue.dequeue():
+            task.eta = None  # its time has come
+            jobs.queue.execute(task)
+
+    def test_pauses_grow_until_it_is_given_up(self, open_jobs, storage, log):
+        log.fails = True
+        jobs = open_jobs(log=log)
+        pauses = self.give_up(jobs, storage)
+        assert len(log) == RETRIES + 1
+        wanted = [FIRST_PAUSE * PAUSE_FACTOR**n for n in range(RETRIES)]
+        assert pauses == pytest.approx(wanted, abs=2)
+        (failure,) = jobs.failures()
+        assert (failure.kind, failure.event.path) == ("log", "A/x.mp3")
+        assert failure.reason == "out of order"
+
+    def test_what_was_given_up_can_be_tried_again(self, open_jobs, storage, log):
+        log.fails = True
+        jobs = open_jobs(log=log)
+        self.give_up(jobs, storage)
+        log.fails = False
+        for failure in jobs.failures():
+            jobs.retry(failure)
+        drain(jobs)
+        assert list(jobs.failures()) == []
+        assert len(log) == RETRIES + 2
+
+    def test_retry_of_the_sender_does_not_try_it_again(self, open_jobs, storage, log):
+        log.fails = True
+        jobs = open_jobs(log=log)
+        self.give_up(jobs, storage)
+        jobs.add(publish(storage, b"audio", NAME))
+        drain(jobs)
+        assert len(log) == RETRIES + 1
+
+    def test_failure_of_one_kind_does_not_touch_another(self, open_jobs, storage, log):
+        log.fails = True
+        other = Log()
+        jobs = open_jobs(log=log, other=other)
+        self.give_up(jobs, storage)
+        assert len(other) == 1
+
+
+class TestCrash:
+    """A job that a worker had taken when it died is done by the next."""
+
+    def test_job_of_a_dead_worker_is_done_again(self, open_jobs, storage, log, request):
+        jobs = open_jobs(log=log)
+        jobs.add(publish(storage, b"audio", NAME))
+        jobs.queue.storage.start()
+        assert jobs.queue.dequeue()  # and no more is heard of it
+        self.die(jobs)
+        other = open_jobs(log=log)
+        self.revive(other)
+        drain(other)
+        assert log == ["A/x.mp3"]
+        self.die(other)
+        third = open_jobs(log=log)
+        self.revive(third)
+        assert drain(third) == 0
+
+    def die(self, jobs: Jobs) -> None:
+        storage = jobs.queue.storage
+        if hasattr(storage, "taken_key"):
+            storage.conn.delete(f"{storage.taken_key(storage.worker)}.alive")  # as time does
+        else:
+            storage.release()
+
+    def revive(self, jobs: Jobs) -> None:
+        jobs.queue.storage.start()
+        jobs.queue.storage.read_schedule(datetime.now())
+
+    def test_job_that_waits_to_be_retried_is_never_nowhere(self, open_jobs, storage, log):
+        """It moves from one list to the other in one step."""
+        log.fails = True
+        jobs = open_jobs(log=log)
+        jobs.add(publish(storage, b"audio", NAME))
+        drain(jobs)
+        assert jobs.waiting() == 1
+        assert jobs.queue.storage.read_schedule(datetime.now() + timedelta(days=1)) == []
+        assert jobs.queue.storage.queue_size() == 1
+        assert jobs.waiting() == 1
+
+    def test_one_worker_at_a_time_uses_a_queue_in_a_file(self, tmp_path):
+        url = f"sqlite:///{tmp_path}/queue.sqlite"
+        one, other = open_queue(url).storage, open_queue(url).storage
+        one.start()
+        with pytest.raises(SettingError, match="another worker uses"):
+            other.start()
+        one.release()
+        other.start()
+        other.release()
+
+
+class TestReceiver:
+    """An upload is only acknowledged once its jobs are in the queue."""
+
+    def test_queue_that_is_down_is_a_503_and_the_retry_enqueues(self, start, redis):
+        receiver = start(queue=redis.new_url(), on_stored="true")
+        assert receiver.put("/kzr/one.mp3").status == 201
+        redis.stop()
+        try:
+            answer = receiver.put("/kzr/two.mp3")
+            assert answer.status == 503
+            assert answer.line.startswith("the queue of jobs cannot be reached")
+            assert answer.headers["Retry-After"]
+        finally:
+            redis.start()
+        assert receiver.put("/kzr/two.mp3").status == 200
+        assert len(receiver.stored()) == 2
+
+    @pytest.mark.parametrize("value", ["queue.sqlite", "http://x", "sqlite:////dev/null/x"])
+    def test_wrong_queue_stops_the_start(self, value, tmp_path):
+        environ = {"KZR_QUEUE": value, "KZR_ON_STORED": "true", "KZR_STORAGE": str(tmp_path)}
+        result = subprocess.run(
+            [sys.executable, "-c", "import app"],
+            cwd=PROJECT,
+            env=environ,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 1
+        assert result.stderr.startswith("receiver: KZR_QUEUE")
+        assert result.stderr.count("\n") == 1
+
+    def test_nothing_of_it_is_loaded_where_nothing_is_configured(self, tmp_path):
+        code = (
+            "import sys, receiver; receiver.create_app(); "
+            "print(sorted({'huey', 'sqlalchemy', 'obstore', 'prometheus_client', 'tinytag', "
+            "'urllib3', 'receiver.jobs', 'receiver.catalog'} & {*sys.modules}))"
+        )
+        environ = {"KZR_STORAGE": str(tmp_path / "recordings")}
+        result = subprocess.run(
+            [sys.executable, "-c", code], cwd=PROJECT, env=environ, capture_output=True, text=True
+        )
+        assert result.stdout == "[]\n", result.stderr
+
+
+def test_queue_that_cannot_be_reached_is_told(storage, tmp_path):
+    jobs = Jobs("redis://127.0.0.1:9/0", storage, {})
+    with pytest.raises(StorageUnavailable, match="the queue of jobs cannot be reached"):
+        jobs.add(publish(storage, b"audio", NAME))
+    jobs.queue.storage.conn.close()
