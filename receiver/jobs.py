@@ -188,6 +188,7 @@ class Jobs:
         Raises `SettingError` where another process works for the same queue in a file.
         """
         self.queue.storage.start()
+        self.queue.storage.warn()
         self.queue.create_consumer(
             workers=threads, max_delay=1, graceful_signal="TERM", check_worker_health=True
         ).run()

@@ -5,8 +5,10 @@ back into the queue when its worker has died; so a job may run twice, but never 
 """
 
 import fcntl
+import logging
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,12 +16,15 @@ from uuid import uuid4
 
 from huey.api import Huey
 from huey.storage import RedisStorage, SqliteStorage
+from redis.exceptions import RedisError
 
 from .errors import SettingError
 
 FILE_MODE = 0o640
 ALIVE = 30  # seconds after its last word that a worker counts as dead
 NAME = "receiver"
+
+logger = logging.getLogger(__name__)
 
 
 class Queue(Huey):  # type: ignore[misc]  # huey has no types
@@ -88,6 +93,9 @@ class SqliteQueue(SqliteStorage):  # type: ignore[misc]
             cursor.execute("insert into task (queue, data) select queue, data from taken")
             cursor.execute("delete from taken")
 
+    def warn(self) -> None:
+        """Do not: each job is on disk."""
+
     def release(self) -> None:
         """Let another worker use the queue."""
         os.close(self._lock)
@@ -137,6 +145,13 @@ class RedisQueue(RedisStorage):  # type: ignore[misc]
         """Tell that this worker lives, and may have taken jobs."""
         self.conn.set(f"{self.taken_key(self.worker)}.alive", "", ex=ALIVE)
         self.conn.sadd(self.workers_key, self.worker)
+
+    def warn(self) -> None:
+        """Warn of a Redis that would forget what it has acknowledged when its machine crashes."""
+        with suppress(RedisError):  # some do not tell
+            told = self.conn.config_get("append*")
+            if (told["appendonly"], told["appendfsync"]) != ("yes", "always"):
+                logger.warning("Redis may lose jobs: set appendonly yes and appendfsync always")
 
     def _recover(self, worker: str) -> None:
         while self.conn.lmove(self.taken_key(worker), self.queue_key, "RIGHT", "RIGHT"):

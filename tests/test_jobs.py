@@ -6,8 +6,8 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import PROJECT
-from queues import Redis
+from conftest import PROJECT, wait_for
+from queues import Redis, Worker
 from test_storage import publish
 
 from receiver.errors import SettingError, StorageUnavailable
@@ -260,6 +260,68 @@ class TestCrash:
         one.release()
         other.start()
         other.release()
+
+
+class TestWorker:
+    """`python -m receiver.jobs` does the work, and `flask jobs` tells what is left of it."""
+
+    def flask(self, settings: dict[str, object], *command: str) -> subprocess.CompletedProcess[str]:
+        environ = {f"KZR_{name.upper()}": str(value) for name, value in settings.items()}
+        return subprocess.run(
+            [sys.executable, "-m", "flask", "--app", "app", *command],
+            cwd=PROJECT,
+            env=environ,
+            capture_output=True,
+            text=True,
+        )
+
+    def test_command_is_run_for_what_is_stored(self, start, tmp_path, url):
+        out = tmp_path / "out"
+        settings = {
+            "storage": tmp_path / "recordings",
+            "queue": url,
+            "on_stored": f"sh -c 'cp \"$RECORDING_PATH\" {out}'",
+        }
+        receiver = start(**settings)
+        receiver.put("/kzr/x.mp3", b"audio")
+        assert "1 waiting, 0 given up" in self.flask(settings, "jobs").stdout
+        worker = Worker(tmp_path, **settings)
+        wait_for(lambda: out.exists() and out.read_bytes() == b"audio")
+        wait_for(lambda: "job command of x.mp3 done" in worker.log)
+        result = self.flask(settings, "jobs")
+        assert (result.stdout, result.returncode) == ("0 waiting, 0 given up\n", 0)
+        assert worker.stop() == 0
+
+    def test_what_was_given_up_is_listed_and_retried(self, open_jobs, storage, url):
+        settings = {"storage": storage.root, "queue": url, "on_stored": "true"}
+        fails = Log()
+        fails.fails = True
+        TestFailure().give_up(open_jobs(command=fails), storage)
+        result = self.flask(settings, "jobs")
+        assert result.returncode == 1
+        first, second = result.stdout.splitlines()
+        assert first == "0 waiting, 1 given up"
+        assert second.endswith(" command A/x.mp3: out of order")
+        assert self.flask(settings, "jobs", "retry").stdout == "1 enqueued again\n"
+        assert "1 waiting, 0 given up" in self.flask(settings, "jobs").stdout
+
+    def test_worker_with_nothing_to_do_says_so(self, tmp_path):
+        worker = Worker(tmp_path, storage=tmp_path / "recordings")
+        assert worker.process.wait(20) == 1
+        assert worker.log.endswith("nothing is to be done after storing: see KZR_ON_STORED\n")
+
+    def test_redis_that_may_lose_jobs_is_told(self, redis, caplog):
+        queue = open_queue(redis.new_url())
+        queue.storage.warn()
+        assert caplog.messages == []
+        queue.storage.conn.config_set("appendfsync", "everysec")
+        try:
+            queue.storage.warn()
+        finally:
+            queue.storage.conn.config_set("appendfsync", "always")
+            queue.storage.conn.close()
+        (message,) = caplog.messages
+        assert message == "Redis may lose jobs: set appendonly yes and appendfsync always"
 
 
 class TestReceiver:
