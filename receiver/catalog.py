@@ -34,7 +34,7 @@ from .storage.engine import Busy, Database, is_passing, line_of
 
 # A word of a search is rare up to this number of recordings, and then they are all looked at. For
 # common words, recordings are gone through in the order of the page until that is full.
-RARE = 1000
+RARE = 5000
 CONNECTIONS = 4  # at most, of each process
 ANSWER_TIMEOUT = 10  # seconds without a word from the server
 
@@ -293,8 +293,13 @@ def _matches(
 
 def _find(connection: sa.Connection, *words: list[tuple[str, str]]) -> list[int]:
     """Some recordings that have all words; if there are up to `RARE`, all of them."""
-    ids = [sa.select(terms.c.recording).where(_is_one(terms.c.term, word)) for word in words]
-    query = sa.intersect(*ids) if len(ids) > 1 else ids[0]
+    first, *others = words
+    query = sa.select(terms.c.recording).where(_is_one(terms.c.term, first))
+    for word in others:  # not INTERSECT, which does not end before it has them all
+        other = terms.alias()
+        query = query.where(
+            terms.c.recording.in_(sa.select(other.c.recording).where(_is_one(other.c.term, word)))
+        )
     return list(connection.scalars(query.limit(RARE + 1)))
 
 
