@@ -159,9 +159,12 @@ class Catalog:
         order = [each.desc() if descending else each for each in (column, recordings.c.id)]
         with self._connection() as connection:
             wanted += _matches(connection, _words(query))
-            found = connection.execute(
-                _select(recordings.c.id).where(*wanted).order_by(*order).limit(query.limit + 1)
-            ).all()
+            # First only which, because databases sort whole rows, and transcripts are long.
+            ids = sa.select(recordings.c.id).where(*wanted).order_by(*order)
+            which = connection.scalars(ids.limit(query.limit + 1)).all()
+            rows = _select(recordings.c.id).where(recordings.c.id.in_(which))
+            by_id = {row.id: row for row in connection.execute(rows)}
+        found = [by_id[id_] for id_ in which if id_ in by_id]
         more, found = len(found) > query.limit, found[: query.limit]
         if backwards:
             found = found[::-1]
