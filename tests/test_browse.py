@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import time
 from datetime import date, timedelta
 from urllib.parse import quote, unquote, urlencode
 
@@ -14,14 +15,24 @@ from conftest import Answer, Receiver, wait_for
 from flask import Flask
 
 from receiver import create_app
-from receiver.browse import cell
 from receiver.catalog import Catalog
+from receiver.presentation import cell
+from receiver.transcript import Segment, excerpt, parse_vtt, pieces
+from receiver.transcription import to_vtt
 
 AUDIO = bytes(range(256)) * 40
 ANN = {"caller_id_name": "Ann Smith", "caller_id_number": "+15550100", "callee_id_number": "2000"}
 BOB = {"caller_id_name": "Bob Jones", "caller_id_number": "+15550123", "callee_id_number": "2001"}
 HOSTILE = "<script>alert(1)</script>"
 SCRIPT = "&lt;script&gt;alert(1)&lt;/script&gt;"
+VTT = """WEBVTT
+
+00:00:00.000 --> 00:00:02.500
+Hello, <b>this</b> is Bea &amp; Ann
+
+00:01:01.500 --> 01:00:00.000
+Goodbye
+"""
 
 
 def basic(text: str) -> dict[str, str]:
@@ -66,8 +77,15 @@ def html(server: Receiver, query: str = "", status: int = 200) -> str:
     assert "default-src 'none'" in policy and "unsafe" not in policy
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Cache-Control"] == "private, no-store"
-    assert " style=" not in answer.text
+    assert not re.search(r"<[^>]*\s(style|on\w+)=", answer.text)
     return answer.body.decode()
+
+
+def without_player(text: str) -> str:
+    """A page without its own script, which it has once."""
+    text, count = re.subn(r'<script defer src="\?asset=player\.js&amp;v=\w+"></script>', "", text)
+    assert count == 1
+    return text
 
 
 def found(server: Receiver, **query: object) -> dict:
@@ -203,7 +221,7 @@ class TestList:
         ):
             text = html(receiver, query.replace("<", "%3C").replace(">", "%3E"))
             assert SCRIPT in text
-            assert "<script" not in text and "<b>" not in text
+            assert "<script" not in without_player(text) and "<b>" not in text
 
     def test_metadata_of_any_kind_is_shown(self, receiver):
         send(receiver, "call_recording_1.mp3", caller_id_name="x")
@@ -240,7 +258,7 @@ class TestDetails:
     def test_all_that_is_known(self, receiver):
         send(receiver, "A/call_recording_1%402.mp3", **ANN, call_id="1@2", unforeseen="a thing")
         send(receiver, "A/call_recording_1%402.mp3", b"other", **BOB)
-        (receiver.storage / "A/1@2.mp3.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nHi\n")
+        (receiver.storage / "A/1@2.mp3.vtt").write_text(VTT)
         old = next(path for path in paths(found(receiver)) if "~" in path)
         text = html(receiver, f"?text=ann&details={quote(old)}")
         for part in (
@@ -253,12 +271,13 @@ class TestDetails:
         ):
             assert part in text, part
         assert 'href="?text=ann"' in text
-        assert "<track" not in text
+        assert "captions=" not in text
         text = html(receiver, "?details=A/1@2.mp3")
         assert f"http://127.0.0.1:{receiver.port}/kzr/A/call_recording_1@2.mp3" in text
-        assert "<track" in text
+        assert 'href="?captions=%2FA%2F1%402.mp3"' in text
         answer = get(receiver, "?captions=A/1@2.mp3")
-        assert (answer.headers.get_content_type(), answer.text[:6]) == ("text/vtt", "WEBVTT")
+        assert (answer.headers.get_content_type(), answer.text) == ("text/vtt", VTT)
+        assert saved_as(answer).endswith(" Bob Jones to 2001.vtt")
         assert get(receiver, f"?captions={quote(old)}").status == 404
 
     def test_as_json(self, receiver):
@@ -281,6 +300,159 @@ class TestDetails:
         assert "Hello\nthis is a transcript" in html(receiver, "?details=1.mp3")
         assert paths(found(receiver, text="transcr")) == ["1.mp3"]
         assert audits(receiver)[-1].startswith("user=ann action=transcript recording=1.mp3 ")
+
+    def test_segments_have_times_that_lead_to_them(self, receiver):
+        send(receiver, "call_recording_1.mp3", **ANN)
+        (receiver.storage / "1.mp3.vtt").write_text(VTT)
+        count = len(audits(receiver))
+        text = html(receiver, "?text=ann&details=1.mp3")
+        said = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", text.partition('"segments"')[2]))
+        for part in ("Play from 0:00 Hello, this is Bea &amp; Ann ", " Play from 1:01 Goodbye "):
+            assert part in said
+        assert "<mark>Ann</mark>" in text and "aria-current" not in text
+        assert 'preload="none"' in text and 'src="?text=ann&amp;play=%2F1.mp3"' in text
+        links = re.findall(r'<a href="([^"]*at=[^"]*)"', text)
+        assert links[1] == "?text=ann&amp;details=%2F1.mp3&amp;at=61.500#segment-2"
+        text = html(receiver, links[1].replace("&amp;", "&").partition("#")[0])
+        assert 'src="?text=ann&amp;play=%2F1.mp3#t=61.500"' in text and "autoplay" in text
+        assert re.findall(r'<li id="(\S+)" [^>]*class="playing" aria-current="true">', text) == [
+            "segment-2"
+        ]
+        line = "user=ann action=transcript recording=1.mp3 client=127.0.0.1"
+        assert audits(receiver)[count:] == [line, line]
+        assert found(receiver, details="1.mp3")["segments"] == [
+            {"start": 0.0, "end": 2.5, "text": "Hello, this is Bea & Ann"},
+            {"start": 61.5, "end": 3600.0, "text": "Goodbye"},
+        ]
+
+    def test_markup_in_segments_is_text(self, receiver):
+        send(receiver, "call_recording_1.mp3", **ANN)
+        vtt = f"WEBVTT\n\n00:00.000 --> 00:01.000\n{SCRIPT} <script>alert(2)</script>"
+        (receiver.storage / "1.mp3.vtt").write_text(vtt)
+        text = without_player(html(receiver, "?details=1.mp3"))
+        assert SCRIPT in text and "alert(2)" in text and "<script" not in text
+
+    def test_text_where_the_times_are_broken(self, receiver):
+        (receiver.storage / "1.mp3.txt").write_text("Hello there")
+        (receiver.storage / "1.mp3.vtt").write_text("WEBVTT\n\n00:02.000 --> 00:01.000\nHello")
+        send(receiver, "call_recording_1.mp3", **ANN)
+        text = html(receiver, "?details=1.mp3")
+        assert ">Hello there</p>" in text and "Play from" not in text
+        assert found(receiver, details="1.mp3")["segments"] == []
+
+    def test_what_browsers_do_not_play_has_no_links_to_times(self, receiver):
+        send(receiver, "call_recording_1.amr", **ANN)
+        (receiver.storage / "1.amr.vtt").write_text(VTT)
+        text = html(receiver, "?details=1.amr")
+        assert "Goodbye" in text and "1:01" in text and "at=" not in text
+
+    @pytest.mark.parametrize("at", ["x", "-1", "1e9", "nan", "1.", "9" * 9])
+    def test_bad_time(self, receiver, at):
+        send(receiver, "call_recording_1.mp3", **ANN)
+        assert "at is a number of seconds" in html(receiver, f"?details=1.mp3&at={at}", 400)
+
+
+class TestExcerpt:
+    def test_where_a_search_found_the_transcript(self, receiver):
+        said = f"{'before ' * 50}\n{HOSTILE} the Café, {'after ' * 50}"
+        (receiver.storage / "1.mp3.txt").write_text(said)
+        send(receiver, "call_recording_1.mp3", **ANN)
+        send(receiver, "call_recording_2.mp3", caller_id_name="Cafer")
+        text = without_player(html(receiver, "?text=cafe"))
+        (cell,) = re.findall(r'<tr role="row" class="said">.*?</tr>', text, re.DOTALL)
+        assert f"before {SCRIPT} the <mark>Café</mark>, after after" in cell
+        assert len(cell) < 500 and cell.count("…") == 2
+        text = without_player(html(receiver, f"?text={quote(HOSTILE)}"))
+        assert f"<mark>{SCRIPT}</mark>" in text and "<script" not in text
+        by_path = {each["path"]: each for each in found(receiver, text="cafe")["recordings"]}
+        assert f"before {HOSTILE} the Café, after" in by_path["1.mp3"]["excerpt"]
+        assert by_path["2.mp3"]["excerpt"] is None
+        assert 'class="said"' not in html(receiver, "?text=ann")
+        assert {each["excerpt"] for each in found(receiver)["recordings"]} == {None}
+
+    @pytest.mark.parametrize(
+        ("text", "search", "expected"),
+        [
+            ("one two three", "tw", "one two three"),
+            ("one two three", "wo", ""),
+            ("one two three", "x tw", "one two three"),
+            ("one", "", ""),
+            ("", "x", ""),
+            ("call 555-0100 (now)", "0100 now", "call 555-0100 (now)"),
+            (f"{'a ' * 100}needle", "needle", f"… {'a ' * 34}needle"),
+            (f"needle{' a' * 100}", "NEEDLE", f"needle{' a' * 61} …"),
+            ("漢" * 300, "漢", "漢" * 130 + " …"),
+        ],
+    )
+    def test_excerpts(self, text, search, expected):
+        assert excerpt(text, search) == expected
+
+    @pytest.mark.parametrize(
+        ("text", "search", "expected"),
+        [
+            ("Guten Tag, Jörg.", "jorg tag,", ["Tag", "Jörg"]),
+            ("(monday) on-line 2.", "mon line 2", ["monday", "line", "2"]),
+            ("Straße", "strasse", ["Straße"]),
+            ("o'clock", "o'cl", ["o'clock"]),
+            ("nothing", "", []),
+        ],
+    )
+    def test_words_that_are_marked(self, text, search, expected):
+        found = pieces(text, search)
+        assert "".join(piece for piece, _ in found) == text
+        assert [piece for piece, is_found in found if is_found] == expected
+
+
+class TestWebVTT:
+    def cue(self, *texts: str) -> list[Segment]:
+        return parse_vtt("\n\n".join(["WEBVTT", *texts]).encode())
+
+    def test_what_the_job_writes(self):
+        cues = [(0.0, 1.25, "a < b & c"), (3600.0, 3661.001, "<v x> &amp;")]
+        assert parse_vtt(to_vtt(cues)) == [Segment(*cue) for cue in cues]
+
+    @pytest.mark.parametrize(
+        ("block", "expected"),
+        [
+            ("00:01.000 --> 00:02.000\na\nb", (1, 2, "a b")),
+            ("1\n00:01,000 --> 00:02,500\na", (1, 2.5, "a")),
+            ("name\n100:00:01.5 --> 100:00:02 align:start\n<i>a</i>", (360001.5, 360002, "a")),
+            ("00:01.000 --> 00:02.000\n<v.loud Ann>Hi<v Bob>Ho</v>", (1, 2, "Ann: HiBob: Ho")),
+            ("\n\n00:01.000-->00:02.000\n a \n", (1, 2, "a")),
+            ("NOTE 00:09.000 --> no time\n\n00:01.000 --> 00:02.000\na", (1, 2, "a")),
+            ("STYLE\n::cue {}\n\n00:01.000 --> 00:02.000\na --> b", (1, 2, "a --> b")),
+            ("00:00.000 --> 00:01.000\n<b></b>\n\n00:01.000 --> 00:02.000\na", (1, 2, "a")),
+        ],
+    )
+    def test_what_others_write(self, block, expected):
+        assert self.cue(block) == [Segment(*expected)]
+
+    def test_order_marks_and_line_ends(self):
+        text = "\ufeffWEBVTT x\r\nKind: y\r\n\r\n00:02.000 --> 00:03.000\r\nb\r\n \r\n"
+        text += "00:01.000 --> 00:02.000\r\na"
+        assert [each.text for each in parse_vtt(text.encode())] == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        "block",
+        ["00:02.000 --> 00:01.000\na", "1 --> 2\na", "00:01.000 --> x\na", "x --> 00:01.000\na"]
+        + [f"{'9' * 5000}:00:00.000 --> 00:01.000\na"],
+    )
+    def test_broken_files_have_no_segments(self, block):
+        assert self.cue("00:01.000 --> 00:02.000\na", block) == []
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"\xff\xfe", b"1\n00:00.000 --> 00:01.000\na", b"WEBVTT"]
+    )
+    def test_other_files_have_no_segments(self, data):
+        assert parse_vtt(data) == []
+
+    @pytest.mark.parametrize("text", ["<", "<v ", "<v" + " " * 99, "&#", "1", "\n", "--> ", ":"])
+    def test_long_files_take_no_long_time(self, text):
+        data = b"WEBVTT\n\n00:00.000 --> 00:01.000\n" + text.encode() * (200_000 // len(text))
+        begin = time.process_time()
+        parse_vtt(data)
+        parse_vtt(data.replace(b" --> ", b"", 1))
+        assert time.process_time() - begin < 2
 
 
 class TestAudio:
@@ -332,11 +504,19 @@ class TestAudio:
         for name in ("../browse.py", "browse.py", "/etc/passwd", ""):
             assert get(receiver, f"?asset={name}").status == 404
 
+    def test_script(self, receiver):
+        answer = get(receiver, "?asset=player.js")
+        assert answer.headers.get_content_type() == "text/javascript"
+        policy = get(receiver).headers["Content-Security-Policy"]
+        assert "script-src 'self';" in policy
+
 
 class TestAccess:
     QUERIES = ("", "?details=1.mp3", "?play=1.mp3", "?download=1.mp3", "?captions=1.mp3")
 
-    @pytest.mark.parametrize("query", [*QUERIES, "?asset=style.css", "?format=csv", "?format=json"])
+    @pytest.mark.parametrize(
+        "query", [*QUERIES, "?asset=style.css", "?asset=player.js", "?format=csv", "?format=json"]
+    )
     def test_readers_only(self, receiver, query):
         for headers in ({}, basic("ann:wrong"), basic("nobody:secret"), basic("ann:")):
             answer = receiver.request("GET", f"/browse/{query}", headers=headers)

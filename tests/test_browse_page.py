@@ -6,10 +6,15 @@ from datetime import date, timedelta
 import pytest
 from chromium import chromium, complaints, faults, play, reader, send, tone
 from conftest import Receiver, wait_for
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
+
+from receiver.transcription import to_vtt
 
 HOSTILE = "<script>alert(1)</script>"
 ACCENTED = "Jörg & 李"
+SAID = ("Guten Tag, hier ist Jörg.", "Hallo Jörg, hier ist Bea.", "Bis bald!")
+CUES = [(0.0, 4.5, SAID[0]), (4.5, 300.0, SAID[1]), (301.0, 303.0, SAID[2])]
+CUES += [(310.0 + number, 311.0 + number, f"Und noch ein Satz, {number}.") for number in range(200)]
 DAY = 24 * 60 * 60  # seconds
 
 
@@ -58,8 +63,9 @@ def filled(tmp_path_factory, browser):
     )
     for body in (b"older", b"newer"):
         send(server, "B/call_recording_twice.mp3", body, caller_id_name="Bea Both")
-    (server.storage / "call.wav.txt").write_text("Guten Tag, hier ist Jörg.")
-    (server.storage / "call.wav.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:05.000\nGuten Tag\n")
+    (server.storage / "call.wav.txt").write_text(" ".join(SAID))
+    (server.storage / "call.wav.vtt").write_bytes(to_vtt(CUES))
+    (server.storage / "0.wav.txt").write_text("Nobody knows when this is said.")
     send(
         server,
         "call_recording_call.wav",
@@ -104,6 +110,14 @@ def search(page: Page, text: str) -> None:
     page.get_by_role("button", name="Search").click()
 
 
+def segment(page: Page, number: int) -> Locator:
+    return page.locator(".segments li").nth(number - 1)
+
+
+def time_of(page: Page, number: int) -> Locator:
+    return segment(page, number).get_by_role("link", name="Play from")
+
+
 def test_find_by_part_of_a_name_play_and_seek(page, filled):
     ranges: list[str] = []
 
@@ -138,14 +152,88 @@ def test_details_and_back_to_the_results(page, filled):
     page.get_by_role("link", name="Details").click()
     expect(page).to_have_title(f"{ACCENTED} to 2000 – Recordings")
     expect(page.get_by_role("heading", level=1)).to_have_text(f"{ACCENTED} to 2000")
-    expect(page.get_by_text("Guten Tag, hier ist Jörg.")).to_be_visible()
+    expect(segment(page, 1)).to_contain_text(SAID[0])
     expect(page.get_by_role("definition").filter(has_text="+15550100").first).to_be_visible()
-    player = page.locator("video")
-    play(player)
-    wait_for(lambda: player.evaluate("it => it.textTracks[0].cues?.length == 1"))
     page.get_by_role("link", name="Recordings", exact=True).click()
     expect(page.get_by_role("searchbox")).to_have_value("guten")
     assert callers(page) == [ACCENTED]
+
+
+def test_what_is_said_is_marked_while_it_is_played(page, filled):
+    page.goto(f"{address(filled)}?details=call.wav")
+    marked = page.locator("[aria-current]")
+    expect(marked).to_have_count(0)
+    player = page.locator("audio")
+    play(player)
+    expect(segment(page, 1)).to_have_attribute("aria-current", "true")
+    expect(segment(page, 1)).to_have_class("playing")
+    player.evaluate("it => { it.currentTime = 4.3 }")
+    expect(segment(page, 2)).to_have_attribute("aria-current", "true")
+    expect(marked).to_have_count(1)
+    player.evaluate("it => { it.currentTime = 300.5 }")  # in a pause
+    wait_for(lambda: player.evaluate("it => it.currentTime > 300.6"))
+    expect(segment(page, 2)).to_have_class("playing")
+    player.evaluate("it => { it.currentTime = 599.8 }")
+    expect(marked).to_have_count(0)
+
+
+def test_times_seek_in_place(page, filled):
+    page.goto(f"{address(filled)}?details=call.wav")
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    time_of(page, 3).click()
+    player = page.locator("audio")
+    wait_for(lambda: player.evaluate("it => it.currentTime > 301.1 && !it.paused"))
+    assert player.evaluate("it => it.currentTime") < 303
+    expect(segment(page, 3)).to_have_attribute("aria-current", "true")
+    time_of(page, 2).press("Enter")
+    expect(segment(page, 2)).to_have_attribute("aria-current", "true")
+    wait_for(lambda: player.evaluate("it => it.currentTime > 4.6 && it.currentTime < 9"))
+    assert requests and not any("details=" in each for each in requests)
+    time_of(page, 200).click()
+    box = player.bounding_box()
+    assert box and 0 <= box["y"] < 100  # the player stays in sight
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_times_are_links(browser, filled, scripts):
+    """As they are without scripts, and in another tab."""
+    context = reader(browser, java_script_enabled=scripts)
+    page = context.new_page()
+    page.goto(f"{address(filled)}?text=guten&details=call.wav")
+    if scripts:
+        with context.expect_page() as opened:
+            time_of(page, 3).click(modifiers=["ControlOrMeta"])
+        page = opened.value
+    else:
+        time_of(page, 3).click()
+    page.wait_for_url("**/browse/?text=guten&details=*&at=301.000#segment-3")
+    player = page.locator("audio")
+    wait_for(lambda: player.evaluate("it => it.currentTime > 301"), why="it to play there")
+    assert player.evaluate("it => it.currentTime") < 310
+    expect(page.locator("[aria-current]")).to_have_count(1)
+    expect(segment(page, 3)).to_have_attribute("aria-current", "true")
+    context.close()
+
+
+def test_one_plays_at_a_time(page, filled):
+    page.goto(address(filled))
+    first = page.get_by_label(f"{ACCENTED} to 2000", exact=True)
+    play(first)
+    play(page.locator("audio").nth(3))
+    assert first.evaluate("it => it.paused")
+    play(first)
+
+
+def test_excerpts_of_what_was_found(page, filled):
+    page.goto(f"{address(filled)}?text=jorg")
+    expect(page.locator(".said")).to_have_text(f"Said: {SAID[0]} {SAID[1]} {SAID[2]}")
+    assert page.locator(".said mark").all_inner_texts() == ["Jörg", "Jörg"]
+    search(page, "said")
+    page.get_by_role("link", name="Details").click()
+    expect(page.locator(".transcript")).to_have_text("Nobody knows when this is said.")
+    expect(page.locator(".transcript mark")).to_have_text("said")
+    expect(page.locator(".segments")).to_have_count(0)
 
 
 def test_markup_in_metadata_is_text(page, filled):
@@ -155,7 +243,7 @@ def test_markup_in_metadata_is_text(page, filled):
     page.get_by_role("link", name=HOSTILE, exact=True).click()
     expect(page.locator("h1")).to_contain_text(f'{HOSTILE} to "><img src=x onerror=alert(2)>')
     expect(page.locator("dt", has_text=HOSTILE)).to_be_visible()
-    assert page.locator("img, script").count() == 0
+    assert page.locator("img, script:not(head > script[src^='?asset=player.js&'])").count() == 0
 
 
 def test_day_in_the_chart(page, filled):
@@ -198,7 +286,7 @@ def test_keyboard_alone(page, filled):
 @pytest.mark.parametrize("width", [360, 800, 1000, 1280, 1920])
 def test_nothing_sticks_out(page, filled, width):
     page.set_viewport_size({"width": width, "height": 800})
-    for query in ("", "?text=call", "?details=call.wav", "?details=hostile.wav"):
+    for query in ("", "?text=jorg", "?details=call.wav", "?details=hostile.wav"):
         page.goto(address(filled) + query)
         assert page.evaluate("document.documentElement.scrollWidth") == width
         right = page.evaluate(
@@ -220,7 +308,9 @@ def test_accessibility(browser, filled, empty, broken, scheme, width):
         address(filled),
         f"{address(filled)}?since={today}&until={today}&limit=2",
         f"{address(filled)}?text=nobody",
-        f"{address(filled)}?details=call.wav",
+        f"{address(filled)}?text=jorg",
+        f"{address(filled)}?text=jorg&details=call.wav&at=301",
+        f"{address(filled)}?details=0.wav",
         f"{address(filled)}?details=/B/twice.mp3",
         f"{address(filled)}?sort=x",
         f"{address(filled)}?details=absent",

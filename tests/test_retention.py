@@ -672,7 +672,8 @@ class TestErase:
     def test_ctrl_c_cuts_no_deletion_in_half(self, directory):
         """The recording, which goes last, and what lies beside it are gone, or neither is."""
         program = """
-            import _thread, sys, time
+            import _thread, signal, sys, time
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
             from receiver.erasure import Wanted, erase, find
             from receiver.storage import open_storage
 
