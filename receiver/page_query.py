@@ -1,0 +1,117 @@
+"""What the URLs of the page ask for, and how they are made."""
+
+import re
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import date
+from urllib.parse import quote, urlencode
+
+from flask import current_app, request, url_for
+
+from .catalog import Query
+from .catalog_tables import SORTS
+from .description import Description
+from .errors import InvalidName, ReceiverError
+from .naming import RecordingName
+
+LONGEST_SEARCH = 200  # characters
+MOST_ON_A_PAGE = 200
+RECORDING_VIEWS = ("play", "download", "captions", "details")  # queries whose value is its path
+
+
+class BadQuery(ReceiverError):
+    """The page's query asks for something that there cannot be."""
+
+    code = 400
+
+
+def answer_format() -> str:
+    """`html`, `json` or `csv`: what the query asks for, else what the client prefers."""
+    if kind := request.args.get("format"):
+        if kind not in ("html", "json", "csv"):
+            raise BadQuery("format is html, json or csv")
+        return kind
+    types = {"text/html": "html", "application/json": "json", "text/csv": "csv"}
+    return types[request.accept_mimetypes.best_match(types, default="text/html")]
+
+
+def parse_query() -> Query:
+    """What the request looks for; raises `BadQuery`."""
+    asked = request.args
+    text = asked.get("text", "").replace("\0", " ").strip()
+    if len(text) > LONGEST_SEARCH:
+        raise BadQuery(f"a search has at most {LONGEST_SEARCH} characters")
+    try:
+        folder = RecordingName.parse(quote(asked.get("folder", ""), safe="/%") + "/x").folder
+    except InvalidName as error:
+        raise BadQuery("a folder is written as the storage has it, such as ACCOUNT/USER") from error
+    sort = asked.get("sort") or "newest"
+    if sort not in SORTS:
+        raise BadQuery(f"sort is one of {', '.join(SORTS)}")
+    limit = asked.get("limit") or "50"
+    if not re.fullmatch(r"[0-9]{1,9}", limit) or not 1 <= int(limit) <= MOST_ON_A_PAGE:
+        raise BadQuery(f"limit is a number from 1 to {MOST_ON_A_PAGE}")
+    return Query(
+        text=text,
+        folder=folder,
+        since=parse_day("since"),
+        until=parse_day("until"),
+        sort=sort,
+        after=asked.get("after", ""),
+        before=asked.get("before", ""),
+        limit=int(limit),
+    )
+
+
+def parse_day(name: str) -> date | None:
+    text = request.args.get(name, "").strip()
+    try:
+        day = date.fromisoformat(text) if text else None
+    except ValueError:
+        day = date.min
+    if day and not 1900 <= day.year < 9999:  # others have no time of the system's
+        raise BadQuery(f"{name} is a day such as 2026-11-17")
+    return day
+
+
+def parse_at() -> float | None:
+    """The second from which a recording is to be played, if the request names one."""
+    text = request.args.get("at", "")
+    if text and not re.fullmatch(r"[0-9]{1,8}(\.[0-9]{1,6})?", text):
+        raise BadQuery("at is a number of seconds such as 61.5")
+    return float(text) if text else None
+
+
+def link(query: Query, **more: str) -> str:
+    """The page's URL for a query, relative, because a proxy may have another host and path."""
+    plain = Query()
+    given = {
+        name: str(value)
+        for name, value in asdict(query).items()
+        if name not in ("after", "before") and value != getattr(plain, name)
+    } | more
+    for name in RECORDING_VIEWS:
+        # A value that begins with call_recording_ would name a recording whose URL this is.
+        if name in given:
+            given[name] = "/" + given[name].removeprefix("/")
+    return "?" + urlencode({name: value for name, value in given.items() if value})
+
+
+def url(**query: str) -> str:
+    return str(url_for("browse.page")) + link(Query(), **query)
+
+
+def own_url(recording: Description) -> str:
+    """The URL that stores the recording and reads it back; "" for numbered copies."""
+    with suppress(InvalidName):
+        name = RecordingName.parse(recording.path)
+        if str(name) == recording.path:
+            return f"{receiver_url()}/{name.to_url()}"
+    return ""
+
+
+def receiver_url() -> str:
+    """The URL of the storage's root, as the client sees it."""
+    forwarded = request.headers.get("X-Forwarded-Proto") == "https"
+    scheme = "https" if forwarded else request.scheme
+    return f"{scheme}://{request.host}{request.script_root}{current_app.config['URL_PREFIX']}"
