@@ -108,6 +108,7 @@ def details(path: str) -> Response:
     if answer_format() == "json":
         about = {
             "url": own_url(recording),
+            "transcript": recording.transcript,
             "captions": url(captions=recording.path) if captions else None,
             "segments": [asdict(each) for each in segments],
             "metadata": told,

@@ -120,6 +120,7 @@ def filename(recording: Description, extension: str) -> str:
 
 def as_json(recording: Description, search: str = "") -> dict[str, Any]:
     about = {name.rstrip("_"): value for name, value in asdict(recording).items()}
+    del about["transcript"]  # who reads one is noted, so that it is only among the details
     return about | {
         "received": as_iso(recording.received),
         "start": as_iso(recording.start),

@@ -301,6 +301,14 @@ class TestDetails:
         assert paths(found(receiver, text="transcr")) == ["1.mp3"]
         assert audits(receiver)[-1].startswith("user=ann action=transcript recording=1.mp3 ")
 
+    def test_list_tells_no_transcript_that_nobody_notes_to_be_read(self, receiver):
+        (receiver.storage / "1.mp3.txt").write_text("Hello\nthis is a transcript")
+        send(receiver, "call_recording_1.mp3", **ANN)
+        (listed,) = found(receiver)["recordings"]
+        assert "transcript" not in listed
+        answer = get(receiver, "?details=1.mp3&format=json")
+        assert json.loads(answer.text)["transcript"] == "Hello\nthis is a transcript"
+
     def test_segments_have_times_that_lead_to_them(self, receiver):
         send(receiver, "call_recording_1.mp3", **ANN)
         (receiver.storage / "1.mp3.vtt").write_text(VTT)
