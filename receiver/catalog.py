@@ -185,7 +185,7 @@ class Catalog:
     def _errors(self) -> Iterator[None]:
         """Turn errors that pass into `CatalogUnavailable`; before, create what is missing."""
         try:
-            if not self._is_ready:
+            if not self._is_ready or self._database.is_missing():
                 self._create_tables()
             yield
         except DBAPIError as error:

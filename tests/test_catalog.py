@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 import wave
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 import pytest
-from conftest import wait_for
+from conftest import PROJECT, wait_for
 from test_storage import publish
 
 from receiver.catalog import Catalog, Page, Query
@@ -362,6 +364,25 @@ class TestReindex:
             connection.close()
         assert rows[0] == rows[1]
 
+    def test_catalog_that_is_thrown_away_under_a_running_receiver_is_made_anew(self, start):
+        receiver = start(catalog="yes", readers="ann:secret")
+        headers = {"Authorization": "Basic YW5uOnNlY3JldA=="}
+
+        def page() -> bytes:
+            return receiver.request("GET", "/browse/", headers=headers).body
+
+        for number in range(5):
+            receiver.put(f"/kzr/{number}.mp3?caller_id_name=Ann")
+        wait_for(lambda: page().count(b"<audio") == 5)
+        before = page()
+        for path in receiver.storage.glob(".catalog.sqlite*"):
+            path.unlink()
+        assert page().count(b"<audio") == 0
+        environ = {"KZR_STORAGE": str(receiver.storage), "KZR_CATALOG": "yes"}
+        command = [sys.executable, "-m", "flask", "--app", "app", "reindex"]
+        subprocess.run(command, cwd=PROJECT, env=environ, check=True, capture_output=True)
+        assert page() == before
+
 
 class TestIndexer:
     """Recordings get into the catalog after their answers, and uploads never wait for it."""
@@ -411,8 +432,11 @@ class TestIndexer:
         catalog.close()
 
     def test_uploads_go_on_while_the_catalog_is_stopped(self, start, postgresql, tmp_path):
-        receiver = start(catalog=postgresql.new_url())
+        url = postgresql.new_url()
+        receiver = start(catalog=url)
         receiver.put("/kzr/before.mp3")
+        catalog = Catalog(url)
+        wait_for(lambda: list(catalog.paths()))
         postgresql.stop()
         try:
             for number in range(20):
@@ -422,6 +446,8 @@ class TestIndexer:
             )
         finally:
             postgresql.start()
+        wait_for(lambda: len(list(catalog.paths())) == 21, 60, "what was stored meanwhile")
+        catalog.close()
 
     def test_recording_that_the_catalog_does_not_take_holds_up_no_other(
         self, storage, tmp_path, monkeypatch

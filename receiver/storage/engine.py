@@ -15,10 +15,12 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
+    DisconnectionError,
     IntegrityError,
     InterfaceError,
     OperationalError,
 )
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..errors import SettingError
 from .base import FILE_MODE
@@ -42,6 +44,7 @@ _REFUSED = {1044, 1045, 1049, 1130, 1698}  # as a user, a password or a database
 _FAILED = {1142, 1143, 1153, 1227, 1290, 1792, 1836}  # what MySQL has among operational errors
 # libpq has no SQLSTATE for a connection that the server refuses.
 _REFUSAL = re.compile(r"FATAL: .*(authentication failed|does not exist|pg_hba\.conf|not permitted)")
+
 
 T = TypeVar("T")
 
@@ -101,6 +104,8 @@ class Database:
             event.listen(self.engine, "do_connect", self._connect_patiently)
         if self.kind == "sqlite":
             event.listen(self.engine, "begin", _begin)
+            event.listen(self.engine, "connect", self._note_file)
+            event.listen(self.engine, "checkout", self._check_file)
 
     def create_file(self) -> None:
         """Create SQLite's file where it is missing, not for everybody to read."""
@@ -108,6 +113,21 @@ class Database:
             with suppress(FileExistsError):
                 flags = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 os.close(os.open(self.file, flags, FILE_MODE))
+
+    def is_missing(self) -> bool:
+        """Whether SQLite's file is not there, or no longer."""
+        return bool(self.file and not self.file.exists())
+
+    def _note_file(self, connection: object, record: ConnectionPoolEntry) -> None:
+        record.info["inode"] = self._inode()
+
+    def _check_file(self, connection: object, record: ConnectionPoolEntry, proxy: object) -> None:
+        """Close a connection to a file that was removed: what it wrote there would be lost."""
+        if record.info["inode"] != self._inode():
+            raise DisconnectionError
+
+    def _inode(self) -> int:
+        return 0 if self.is_missing() else os.stat(str(self.file)).st_ino
 
     def transaction(self, work: Callable[[Connection], T]) -> T:
         """Do all of `work` or nothing; again where other transactions got in the way."""
