@@ -298,11 +298,12 @@ def _find(connection: sa.Connection, *words: list[tuple[str, str]]) -> list[int]
     """Some recordings that have all words; if there are up to `RARE`, all of them."""
     first, *others = words
     query = sa.select(terms.c.recording).where(_is_one(terms.c.term, first))
-    for word in others:  # not INTERSECT, which does not end before it has them all
+    # Not INTERSECT, which does not end before it has them all. The sum keeps SQLite from looking
+    # up each recording of the one word by the primary key.
+    for word in others:
         other = terms.alias()
-        query = query.where(
-            terms.c.recording.in_(sa.select(other.c.recording).where(_is_one(other.c.term, word)))
-        )
+        having = sa.select(other.c.recording).where(_is_one(other.c.term, word))
+        query = query.where((terms.c.recording + 0).in_(having))
     return list(connection.scalars(query.limit(RARE + 1)))
 
 
