@@ -9,7 +9,7 @@ import time
 import pytest
 from conftest import Receiver, read_answer, wait_for
 
-from receiver.body import Body
+from receiver.body import DRAIN_BYTES, Body
 from receiver.errors import IncompleteBody, LengthRequired
 
 HEAD = b"PUT /kzr/call_recording_X.mp3 HTTP/1.1\r\nHost: x\r\n"
@@ -222,3 +222,14 @@ class TestOtherServers:
             body.read(5)
         body.drain()
         assert broken.reads == 1
+
+    def test_drain_of_an_endless_body_ends(self):
+        class Endless(io.RawIOBase):
+            def read(self, size: int = -1) -> bytes:
+                assert body.received < 2 * DRAIN_BYTES
+                return bytes(size)
+
+        environ = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+        body = Body({"wsgi.input": Endless(), **environ})
+        body.drain()
+        assert DRAIN_BYTES <= body.received < DRAIN_BYTES + 100_000

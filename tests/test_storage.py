@@ -18,6 +18,7 @@ from receiver.errors import Held, NameExists, NameTaken, NotStored, StorageFaile
 from receiver.naming import RecordingName
 from receiver.storage import Outcome, Storage, open_storage
 from receiver.storage.base import INCOMING, NO_TMPFILE
+from receiver.storage.entry import Entry
 
 NAME = RecordingName("ACCOUNT/USER", "abc@10.0.0.1", "mp3")
 
@@ -386,6 +387,54 @@ class TestDirectory(StorageContract):
         synced.clear()
         publish(self.open(), b"other", RecordingName(NAME.folder, "other", "mp3"))
         assert synced[1:] == [str(root), str(root / "ACCOUNT"), str(root / "ACCOUNT/USER")]
+
+    def test_every_change_of_a_folder_is_synced(self, storage, monkeypatch):
+        name = RecordingName("", "x", "mp3")
+        publish(storage, b"old", name)
+        calls = []
+
+        def watch(function: str) -> None:
+            original = getattr(os, function)
+
+            def call(*args, **kwargs):
+                what = ""
+                if function == "fsync":
+                    is_folder = os.readlink(f"/proc/self/fd/{args[0]}") == str(storage.root)
+                    what = " folder" if is_folder else " file"
+                calls.append(function + what)
+                return original(*args, **kwargs)
+
+            monkeypatch.setattr(os, function, call)
+
+        for function in ("fsync", "link", "replace", "unlink"):
+            watch(function)
+        with storage.incoming() as file:
+            storage.put("y.mp3", file, 0)
+        assert calls[:3] == ["fsync file", "link", "fsync folder"]
+        calls.clear()
+        publish(storage, b"new", name)
+        assert calls[0] == "fsync file"
+        # On disk before a rename takes away the old name.
+        assert calls[calls.index("replace") - 1] == "fsync folder"
+        assert "fsync folder" in calls[calls.index("replace") :]
+        calls.clear()
+        with closing(storage.open("x.mp3")) as recording:
+            etag = recording.etag
+        storage.attach("x.mp3", "txt", b"words", etag)
+        assert calls.index("fsync file") < calls.index("link")
+        assert "fsync folder" in calls[calls.index("replace") :]
+        calls.clear()
+        storage.delete("x.mp3")
+        assert calls[-2:] == ["unlink", "fsync folder"]
+
+    def test_name_that_somebody_else_took_meanwhile_is_not_overwritten(self, storage, monkeypatch):
+        """A program that knows nothing of the lock, such as one that restores a backup."""
+        name = RecordingName("", "x", "mp3")
+        monkeypatch.setattr(Entry, "exists", lambda self, filename=None: False)
+        publish(storage, b"theirs", name)
+        with pytest.raises(StorageFailed):
+            publish(storage, b"ours", name)
+        assert (self.tmp_path / "root" / "x.mp3").read_bytes() == b"theirs"
 
     def test_root_is_created_durably(self, tmp_path, monkeypatch):
         synced = []

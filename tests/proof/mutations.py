@@ -1,0 +1,594 @@
+"""Takes the receiver's safeguards out, one at a time, and shows that a test turns red for each.
+
+Every mutation is applied to a copy of the project in a temporary folder, where the tests that
+should catch it are run. A mutation that no test catches breaks the proof, and so does one whose
+old text is not in the code just once: it has to be brought up to date with the code.
+
+    python tests/proof/mutations.py              all of them, some minutes
+    python tests/proof/mutations.py -k fsync     those with "fsync" in their names
+    python tests/proof/mutations.py --list
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent.parent
+IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "recordings", "proof")
+MOST_SECONDS = 600.0  # for the tests of all mutations together
+UNTOUCHED = "untouched"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`old`, which is in `file` just once, becomes `new`; `tests` (below tests/) should notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    seconds: float = 240.0  # that the tests may take; one that hangs is red too
+
+    def apply(self, project: Path) -> None:
+        path = project / self.file
+        text = path.read_text()
+        if (matches := text.count(self.old)) != 1:
+            raise SystemExit(f"{self.name}: {matches} matches in {self.file}, not 1: {self.old!r}")
+        path.write_text(text.replace(self.old, self.new))
+
+
+BODY = "receiver/body.py"
+DIRECTORY = "receiver/storage/directory.py"
+ENTRY = "receiver/storage/entry.py"
+NAMING = "receiver/naming.py"
+UPLOAD = "receiver/upload.py"
+ACCESS = "receiver/access.py"
+FORMS = "receiver/forms.py"
+HANDOVER = "receiver/handover.py"
+
+IN_BODY = ("test_body.py",)
+IN_STORAGE = ("test_storage.py",)
+IN_FAULTS = ("test_faults.py",)
+IN_HANDOVER = ("test_fronts.py::TestHandover",)
+SYNCED = ("test_storage.py", "test_faults.py")
+
+MUTATIONS = [
+    # Bodies
+    Mutation(
+        "length check of a body",
+        BODY,
+        "if not data and self.length is not None:",
+        "if False:",
+        IN_BODY,
+    ),
+    Mutation(
+        "end of a body at its length",
+        BODY,
+        "wanted = min(wanted, self.length - self.received)",
+        "pass",
+        IN_BODY,
+    ),
+    Mutation(
+        "refusal of a broken chunked body",
+        BODY,
+        'raise IncompleteBody(f"the body broke off after {self.received} bytes") from error',
+        'data = b""',
+        IN_BODY,
+    ),
+    Mutation(
+        "refusal of every kind of error of a broken chunked body",
+        BODY,
+        "except Exception as error:  # servers",
+        "except OSError as error:  # servers",
+        IN_BODY,
+    ),
+    Mutation(
+        "no read after a failed one",
+        BODY,
+        "self._ended = True  # until",
+        "self._ended = False  # until",
+        IN_BODY,
+    ),
+    Mutation(
+        "refusal of a body without a length",
+        BODY,
+        "if self.length is None and not (chunked and",
+        "if False and not (chunked and",
+        IN_BODY,
+    ),
+    Mutation(
+        "refusal of a compressed body",
+        BODY,
+        'if header("HTTP_CONTENT_ENCODING", "identity").strip().lower() != "identity":',
+        "if False:",
+        IN_BODY,
+    ),
+    Mutation(
+        "refusal of a part of a recording",
+        BODY,
+        'if header("HTTP_CONTENT_RANGE"):',
+        "if False:",
+        IN_BODY,
+    ),
+    Mutation(
+        "digest check",
+        BODY,
+        "if self._expected - {b64encode(digest).decode()}:",
+        "if False:",
+        ("test_playback.py",),
+    ),
+    Mutation(
+        "size limit",
+        BODY,
+        "if self._max_bytes is not None and size > self._max_bytes:",
+        "if False:",
+        IN_BODY,
+    ),
+    Mutation(
+        "size limit while the body is read",
+        BODY,
+        "        self.check_size(self.received)\n",
+        "",
+        IN_BODY,
+    ),
+    Mutation(
+        "size limit before the body is read",
+        BODY,
+        "        self.check_size(self.length or 0)\n",
+        "",
+        IN_BODY,
+    ),
+    Mutation("drain", "receiver/__init__.py", "    g.body.drain()\n", "", IN_BODY),
+    Mutation(
+        "bound of the drain",
+        BODY,
+        "self._max_bytes = self.received + DRAIN_BYTES",
+        "self._max_bytes = None",
+        IN_BODY,
+    ),
+    Mutation(
+        "size check of what the disk took",
+        BODY,
+        "if os.fstat(file.fileno()).st_size != size:",
+        "if False:",
+        IN_FAULTS,
+    ),
+    Mutation(
+        "size check of a form's part",
+        FORMS,
+        "check_written(file, form.size)",
+        "file.flush()",
+        IN_FAULTS,
+    ),
+    Mutation(
+        "size check of decoded base64",
+        FORMS,
+        "check_written(target, size)",
+        "target.flush()",
+        IN_FAULTS,
+    ),
+    Mutation(
+        "size check of the metadata",
+        DIRECTORY,
+        "if os.fstat(file.fileno()).st_size != len(metadata):",
+        "if False:",
+        IN_FAULTS,
+    ),
+    Mutation(
+        "length check of a body that nginx handed over",
+        HANDOVER,
+        "if self.length is not None and self.received != self.length:",
+        "if False:",
+        IN_HANDOVER,
+    ),
+    Mutation(
+        "folder check of a body that nginx handed over",
+        HANDOVER,
+        "if not inside or not",
+        "if not",
+        IN_HANDOVER,
+    ),
+    Mutation(
+        "check for free space",
+        UPLOAD,
+        "    storage.check_space(g.body.length or 0)\n",
+        "",
+        ("test_upload.py", "test_faults.py"),
+    ),
+    # What makes it durable
+    Mutation(
+        "fsync of the file",
+        DIRECTORY,
+        "            _sync(file)\n            with self._folder(name.folder) as folder:",
+        "            os.fchmod(file.fileno(), FILE_MODE)\n"
+        "            with self._folder(name.folder) as folder:",
+        SYNCED,
+    ),
+    Mutation(
+        "fsync of the folder",
+        DIRECTORY,
+        "os.fsync(folder)  # a failure leaves",
+        "pass  # a failure leaves",
+        SYNCED,
+    ),
+    Mutation(
+        "fsync of a new folder's parent",
+        DIRECTORY,
+        "                if not durable:  # another process may have created it a moment ago\n"
+        "                    os.fsync(parent)\n",
+        "",
+        SYNCED,
+    ),
+    Mutation(
+        "fsync of the parent of another process's folder",
+        DIRECTORY,
+        "durable = folder in self._durable or not create",
+        "durable = True",
+        SYNCED,
+    ),
+    Mutation(
+        "fsync of the storage's parent",
+        DIRECTORY,
+        "                os.fsync(parent)\n            finally:",
+        "                pass\n            finally:",
+        SYNCED,
+    ),
+    Mutation(
+        "fsync of the metadata",
+        DIRECTORY,
+        "            _sync(file)\n            yield file",
+        "            os.fchmod(file.fileno(), FILE_MODE)\n            yield file",
+        SYNCED,
+    ),
+    Mutation(
+        "fsync of a retry's file",
+        ENTRY,
+        "                        os.fsync(stored)\n",
+        "",
+        SYNCED,
+    ),
+    Mutation(
+        "fsync before a superseding recording takes the name",
+        ENTRY,
+        "        os.fsync(self._folder)\n        self.finish()",
+        "        self.finish()",
+        SYNCED,
+    ),
+    Mutation(
+        "fsync of a copied file",
+        DIRECTORY,
+        "            _sync(file)\n            with self._folder(folder) as parent:",
+        "            os.fchmod(file.fileno(), FILE_MODE)\n"
+        "            with self._folder(folder) as parent:",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "fsync of a copied file's folder",
+        DIRECTORY,
+        "                os.fsync(parent)\n        return outcome",
+        "        return outcome",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "fsync after attaching",
+        DIRECTORY,
+        "                    os.unlink(beside, dir_fd=parent)\n            os.fsync(parent)",
+        "                    os.unlink(beside, dir_fd=parent)",
+        SYNCED,
+    ),
+    Mutation(
+        "fsync after deleting",
+        DIRECTORY,
+        "            os.unlink(filename, dir_fd=parent)\n            os.fsync(parent)",
+        "            os.unlink(filename, dir_fd=parent)",
+        SYNCED,
+    ),
+    # Names
+    Mutation(
+        "link that never overwrites",
+        ENTRY,
+        '    os.link(f"/proc/self/fd/{file.fileno()}", filename, dst_dir_fd=folder)',
+        '    os.link(f"/proc/self/fd/{file.fileno()}", f".{filename}", dst_dir_fd=folder)\n'
+        '    os.rename(f".{filename}", filename, src_dir_fd=folder, dst_dir_fd=folder)',
+        IN_STORAGE,
+    ),
+    Mutation(
+        "link of a recording that never overwrites",
+        ENTRY,
+        "            link_file(file, filename, self._folder)",
+        '            link_file(file, f".{filename}", self._folder)\n'
+        "            at = self._folder\n"
+        '            os.rename(f".{filename}", filename, src_dir_fd=at, dst_dir_fd=at)',
+        IN_STORAGE,
+    ),
+    Mutation(
+        "recording that is superseded is kept",
+        ENTRY,
+        "        self._copy(self.name.filename, kept_as)\n",
+        "",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "number that is free for a superseded recording",
+        ENTRY,
+        "next(n for n in count(1) if not self.exists(self.name.numbered(n)))",
+        "1",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "only_new",
+        DIRECTORY,
+        "        if only_new:\n",
+        "        if False:\n",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "refusal of another recording",
+        DIRECTORY,
+        "if not self._supersede:",
+        "if False:",
+        IN_STORAGE,
+    ),
+    Mutation("comparison on a retry", DIRECTORY, "if entry.holds(file):", "if False:", IN_STORAGE),
+    Mutation(
+        "comparison of bytes, not only of sizes",
+        ENTRY,
+        "if data != os.pread(other, READ_SIZE, offset):",
+        "if False:",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "comparison past the first piece",
+        ENTRY,
+        "        if not data:\n",
+        "        if True:\n",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "end of superseding that broke off",
+        DIRECTORY,
+        "        entry.finish()\n",
+        "",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "removal of the metadata of an upload that broke off",
+        ENTRY,
+        "        self._remove(self._metadata)  # of an upload that broke off here\n",
+        "",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "lock of the folder",
+        DIRECTORY,
+        "    fcntl.flock(folder, fcntl.LOCK_EX)\n",
+        "",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "refusal of '.' and '..' segments",
+        NAMING,
+        'if {".", ".."} & {name[0], *folders}:',
+        "if False:",
+        ("test_naming.py", "test_upload.py"),
+    ),
+    Mutation(
+        "encoding of leading dots",
+        NAMING,
+        r'rb"^\.|[^A-Za-z0-9@._+-]"',
+        r'rb"[^A-Za-z0-9@._+-]"',
+        ("test_naming.py",),
+    ),
+    Mutation(
+        "encoding of slashes",
+        NAMING,
+        r'rb"^\.|[^A-Za-z0-9@._+-]"',
+        r'rb"^\.|[^A-Za-z0-9@._+/-]"',
+        ("test_naming.py",),
+    ),
+    Mutation(
+        "limit of a name's length",
+        NAMING,
+        "if len(stem) + len(ending) > LONGEST_FILENAME:",
+        "if False:",
+        ("test_naming.py",),
+    ),
+    Mutation(
+        "refusal of '..' by the storage",
+        DIRECTORY,
+        'if part == "..":',
+        "if False:",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "O_NOFOLLOW",
+        ENTRY,
+        "REFUSE_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC",
+        "REFUSE_LINKS = os.O_CLOEXEC",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "refusal of what is no file",
+        ENTRY,
+        "if not stat.S_ISREG(os.fstat(file).st_mode):",
+        "if False:",
+        IN_STORAGE,
+    ),
+    Mutation(
+        "refusal to wait for a FIFO",
+        ENTRY,
+        "os.O_RDONLY | os.O_NONBLOCK | REFUSE_LINKS",
+        "os.O_RDONLY | REFUSE_LINKS",
+        ("test_storage.py::TestDirectory::test_what_is_no_recording_is_left_alone",),
+        seconds=20,
+    ),
+    # Who may write
+    Mutation(
+        "credentials check",
+        UPLOAD,
+        "    access.check_writer(request)\n",
+        "",
+        ("test_access.py",),
+    ),
+    Mutation(
+        "comparison of the secret",
+        ACCESS,
+        "return self._matches(expected, secret) and user in known",
+        "return user in known",
+        ("test_access.py",),
+    ),
+    Mutation(
+        "comparison of the user",
+        ACCESS,
+        "return self._matches(expected, secret) and user in known",
+        "return self._matches(expected, secret)",
+        ("test_access.py",),
+    ),
+    Mutation(
+        "networks check",
+        ACCESS,
+        "if self._networks and not is_in(request.remote_addr, self._networks):",
+        "if False:",
+        ("test_access.py",),
+    ),
+]
+
+
+def copy_project(folder: Path, mutation: Mutation | None = None) -> Path:
+    """Copy the project into `folder`, with the mutation, and return where it is."""
+    copy = folder / "project"
+    shutil.copytree(PROJECT, copy, ignore=IGNORED, symlinks=True)
+    if mutation:
+        mutation.apply(copy)
+    return copy
+
+
+@dataclass(frozen=True)
+class Result:
+    """Which tests failed; `seen` is the first of them, or what came in its place."""
+
+    name: str
+    caught: bool
+    seen: str
+    seconds: float
+    output: str = ""
+
+
+def run_tests(tests: tuple[str, ...], mutation: Mutation | None = None) -> Result:
+    """Run tests in a copy of the project until the first one fails."""
+    name = mutation.name if mutation else UNTOUCHED
+    most = mutation.seconds if mutation else MOST_SECONDS
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="proof-", ignore_cleanup_errors=True) as folder:
+        copy = copy_project(Path(folder), mutation)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=line"]
+        command += ["-p", "no:cacheprovider", "--basetemp", f"{folder}/tests"]
+        process = subprocess.Popen(
+            [*command, *(f"tests/{test}" for test in tests)],
+            cwd=copy,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=most)
+        except subprocess.TimeoutExpired:
+            output = ""
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # receivers that a test left running
+            process.wait()
+    seconds = time.monotonic() - began
+    if not output:
+        return Result(name, True, f"no end within {most:.0f} s", seconds)
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - .*)?$", output, re.M)
+    if failed and process.returncode == 1:
+        return Result(name, True, failed[1], seconds, output)
+    if process.returncode == 0:
+        return Result(name, False, "", seconds, output)
+    lines = output.strip().splitlines()
+    raise SystemExit(f"{name}: pytest ended with {process.returncode}: " + "\n".join(lines[-15:]))
+
+
+def find_catcher(mutation: Mutation) -> Result:
+    """Run a mutation's tests; what is red must be so again, by itself: that was no accident."""
+    first = run_tests(mutation.tests, mutation)
+    if not first.caught or "::" not in first.seen:
+        return first
+    again = run_tests((first.seen,), mutation)
+    return first if again.caught else run_tests(mutation.tests, mutation)
+
+
+def check_untouched(chosen: list[Mutation]) -> None:
+    """Exit unless the tests are green while nothing is taken out."""
+    files = tuple(sorted({test for mutation in chosen for test in mutation.tests}))
+    print(f"Untouched, all of {' '.join(files)} ...", flush=True)
+    result = run_tests(files)
+    if result.caught:
+        print(f"  red, once more: {result.seen}", flush=True)
+        result = run_tests(files)
+    if result.caught:
+        raise SystemExit(f"{result.output}\nred without a mutation: {result.seen}")
+    print(f"  green in {result.seconds:.0f} s: {result.output.strip().splitlines()[-1]}\n")
+
+
+def table(results: list[Result]) -> str:
+    lines = ["| taken out | caught by | s |", "|---|---|--:|"]
+    for result in results:
+        seen = f"`{result.seen}`" if result.caught else "**nothing**"
+        lines.append(f"| {result.name} | {seen.replace('|', '/')} | {result.seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-k", metavar="TEXT", default="", help="only those with this in the name")
+    parser.add_argument("--list", action="store_true", help="only show what would be taken out")
+    parser.add_argument("--jobs", type=int, default=1, help="how many to run at a time (1)")
+    parser.add_argument("--no-baseline", action="store_true", help="skip the run without mutation")
+    given = parser.parse_args()
+    chosen = [mutation for mutation in MUTATIONS if given.k in mutation.name]
+    if given.list:
+        for mutation in chosen:
+            print(f"{mutation.name}: {mutation.file}, {' '.join(mutation.tests)}")
+        return 0
+    if not chosen:
+        parser.error(f"no mutation has {given.k!r} in its name")
+    with tempfile.TemporaryDirectory(prefix="proof-") as folder:  # fail at once, not after minutes
+        for number, mutation in enumerate(chosen):
+            copy = Path(folder) / str(number) / mutation.file
+            copy.parent.mkdir(parents=True)
+            shutil.copy(PROJECT / mutation.file, copy)
+            mutation.apply(Path(folder) / str(number))
+    if not given.no_baseline:
+        check_untouched(chosen)
+
+    results = []
+    with ThreadPoolExecutor(given.jobs) as pool:
+        runs = pool.map(find_catcher, chosen)
+        for number, result in enumerate(runs, 1):
+            seen = result.seen or "NOT CAUGHT"
+            print(f"{number}/{len(chosen)} {result.name}: {seen}", flush=True)
+            results.append(result)
+    survived = [result.name for result in results if not result.caught]
+    print(f"\n{table(results)}\n\n{len(results) - len(survived)} of {len(results)} caught")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
