@@ -3,6 +3,7 @@
 #
 #   sh tests/run.sh            all of it
 #   sh tests/run.sh -k naming  only ruff, mypy and these tests: arguments go to pytest
+#   sh tests/run.sh --proof    power cuts, and safeguards taken out one by one, for half an hour
 #
 # The environment is .venv beside the README, or the one that VENV names. Debian packages that are
 # missing are installed where apt-get may; without them the tests that need them are skipped, or
@@ -40,6 +41,10 @@ done
     packages="$packages libapache2-mod-php"
 [ -n "$(ls /usr/sbin/php-fpm* 2>/dev/null)" ] || packages="$packages php-fpm"
 [ -n "$(ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] || packages="$packages postgresql"
+if [ "${1:-}" = --proof ]; then
+    want mkfs.ext4 e2fsprogs
+    want mkfs.xfs xfsprogs
+fi
 # mod_wsgi needs an environment of the system's own Python.
 [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null ||
     packages="$packages python3-venv"
@@ -64,4 +69,8 @@ venv=${VENV:-.venv}
 "$venv/bin/ruff" format --check .
 "$venv/bin/ruff" check .
 "$venv/bin/mypy"
+if [ "${1:-}" = --proof ]; then
+    "$venv/bin/python" tests/proof/power_cut.py
+    exec "$venv/bin/python" tests/proof/mutations.py
+fi
 exec "$venv/bin/python" -m pytest "$@"
