@@ -47,7 +47,7 @@ def test_what_was_said_is_found(receiver, context: BrowserContext):
     for word in HEARD:
         (found,) = context.request.get(f"?format=json&text={word}").json()["recordings"]
         assert found["path"] == PATH and word in found["excerpt"]
-    details = context.request.get(f"?format=json&details=/{PATH}").json()
+    details = context.request.get(found["details"] + "&format=json").json()
     heard = details["transcript"].split()
     said = " ".join(SENTENCES).split()
     print(f"{sum(word in heard for word in said)} of {len(said)} words were heard")
