@@ -101,8 +101,7 @@ class Jobs:
         Raises `StorageUnavailable` where the queue cannot be reached: the sender has to try again.
         """
         try:
-            with closing(self._storage.open(stored.path)) as recording:
-                etag = recording.etag
+            etag = stored.etag or self._etag_of(stored.path)
             now, outcome = round(time.time(), 3), str(stored.outcome)
             event = Event(stored.path, etag, outcome, now, stored.kept_path or "")
             self._fan_out(asdict(event))
@@ -110,6 +109,10 @@ class Jobs:
             raise
         except Exception as error:  # of whatever the queue is in
             raise StorageUnavailable(f"the queue of jobs cannot be reached: {error}") from error
+
+    def _etag_of(self, path: str) -> str:
+        with closing(self._storage.open(path)) as recording:
+            return recording.etag
 
     def _enqueue_each(self, fields: dict[str, Any]) -> None:
         event = Event(**fields)

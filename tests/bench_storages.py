@@ -26,7 +26,7 @@ from obstore.store import from_url
 
 from receiver.naming import RecordingName
 from receiver.storage import Storage, open_storage
-from receiver.storage.database import CHUNK_SIZE
+from receiver.storage.rows import CHUNK_SIZE
 
 THREADS = 8
 SIZE = 1_000_000  # bytes

@@ -49,6 +49,11 @@ class StorageContract:
         assert (stored.outcome, stored.path) == (Outcome.CREATED, "ACCOUNT/USER/abc@10.0.0.1.mp3")
         assert self.read() == {"ACCOUNT/USER/abc@10.0.0.1.mp3": b"audio"}
 
+    def test_etag_that_is_told_is_the_recordings(self, storage):
+        for data in (b"one", b"two", b"two"):
+            stored = publish(storage, data)
+            assert stored.etag in ("", self.etag(storage))
+
     def test_incoming_file_that_is_not_published_vanishes(self, storage):
         with pytest.raises(KeyError), storage.incoming() as file:
             file.write(b"audio")

@@ -37,11 +37,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Stored:
-    """A recording that is whole and durable; `kept_as` names the file of the one it superseded."""
+    """A recording that is whole and durable; `kept_as` names the file of the one it superseded.
+
+    `etag` is the one that it is opened with, where that is known without opening it.
+    """
 
     outcome: Outcome
     path: str
     kept_as: str | None = None
+    etag: str = ""
 
     @property
     def kept_path(self) -> str | None:

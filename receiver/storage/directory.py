@@ -83,10 +83,10 @@ class DirectoryStorage(Storage):
     def _publish(
         self, entry: Entry, file: BinaryIO, sidecar: BinaryIO | None, only_new: bool
     ) -> Stored:
-        path = str(entry.name)
+        path, etag = str(entry.name), _etag(os.fstat(file.fileno()))
         if not entry.exists():
             entry.create(file, sidecar)
-            return Stored(Outcome.CREATED, path)
+            return Stored(Outcome.CREATED, path, etag=etag)
         if only_new:
             raise NameExists(f"a recording is stored as {path}")
         entry.finish()
@@ -94,7 +94,7 @@ class DirectoryStorage(Storage):
             return Stored(Outcome.IDENTICAL, path)
         if not self._supersede:
             raise NameTaken(f"another recording is stored as {path}: it was kept")
-        return Stored(Outcome.SUPERSEDED, path, entry.supersede(file, sidecar))
+        return Stored(Outcome.SUPERSEDED, path, entry.supersede(file, sidecar), etag)
 
     def open(self, path: str) -> Recording:
         folder, _, filename = path.rpartition("/")
