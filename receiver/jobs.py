@@ -104,7 +104,7 @@ class Jobs:
             etag = stored.etag or self._etag_of(stored.path)
             now, outcome = round(time.time(), 3), str(stored.outcome)
             event = Event(stored.path, etag, outcome, now, stored.kept_path or "")
-            self._fan_out(asdict(event))
+            self._fan_out(dict(vars(event)))
         except ReceiverError:
             raise
         except Exception as error:  # of whatever the queue is in
