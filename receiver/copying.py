@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from typing import TypeVar
 
 from .body import check_written
 from .errors import NotStored, ReceiverError, StorageFailed
 from .naming import SIDECARS, sidecar
 from .storage import Listed, Outcome, Storage
+from .storage.base import sha256_of
 
 READ_SIZE = 256 * 1024  # bytes
 T = TypeVar("T")
@@ -74,7 +75,7 @@ def _copy_file(source: Storage, destination: Storage, path: str) -> Outcome:
         outcome = destination.put(path, file, original.modified)
     if outcome is Outcome.CREATED:
         with closing(destination.open(path)) as copy:
-            if file_digest(copy.file, "sha256").digest() != digest.digest():  # type: ignore[arg-type]
+            if sha256_of(copy.file) != digest.hexdigest():
                 raise StorageFailed("the copy reads back otherwise: delete it and copy again")
     return outcome
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from hashlib import file_digest
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -15,7 +14,7 @@ from .holds import JOBS, hold_of, is_stored, told_of, versions
 from .naming import SIDECARS, RecordingName, extension_of, original, sidecar
 from .retention import catalog_failed, forget, reported
 from .storage import Listed, Storage
-from .storage.base import storage_errors
+from .storage.base import sha256_of, storage_errors
 
 if TYPE_CHECKING:
     from .catalog import Catalog
@@ -184,7 +183,7 @@ def _erase_at(storage: Storage, path: str, wanted: Wanted, etag: str) -> Receipt
     with storage_errors(), closing(storage.open(path)) as recording:
         if recording.etag != etag:
             return None
-        digest = file_digest(recording.file, "sha256").hexdigest()  # type: ignore[arg-type]
+        digest = sha256_of(recording.file)
         size = recording.size
     if held := hold_of(storage, path):
         raise Held(f"not erased: on legal hold since {held.since or 'an unknown time'}")

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from .jobs import Event, Work, open_recording
 from .metadata import to_bytes
 from .naming import extension_of, sidecar
 from .storage import Listed, Recording, Storage
+from .storage.base import sha256_of
 
 if TYPE_CHECKING:
     from .catalog import Catalog
@@ -91,10 +91,7 @@ def keep_checksum(storage: Storage, catalog: "Catalog | None", event: Event) -> 
 
 def digest_of(recording: Recording) -> str:
     """The SHA-256 of a recording that was opened and not read."""
-    digest = sha256()
-    while chunk := recording.file.read(CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return sha256_of(recording.file)
 
 
 def _is_unreadable(storage: Storage, path: str) -> bool:

@@ -27,7 +27,8 @@ NAME = "receiver"
 logger = logging.getLogger(__name__)
 
 
-class Queue(Huey):  # type: ignore[misc]  # huey has no types
+# huey has no types, which mypy minds in a base class.
+class Queue(Huey):  # type: ignore[misc]
     """huey, but a job is only forgotten once it was executed, or is in the queue again."""
 
     def dequeue(self) -> Any:
@@ -45,7 +46,7 @@ class Queue(Huey):  # type: ignore[misc]  # huey has no types
         return result
 
 
-class SqliteQueue(SqliteStorage):  # type: ignore[misc]
+class SqliteQueue(SqliteStorage):  # type: ignore[misc]  # huey has no types
     """A queue in a file, for one machine and one worker process with any number of threads."""
 
     ddl = [
@@ -101,7 +102,7 @@ class SqliteQueue(SqliteStorage):  # type: ignore[misc]
         os.close(self._lock)
 
 
-class RedisQueue(RedisStorage):  # type: ignore[misc]
+class RedisQueue(RedisStorage):  # type: ignore[misc]  # huey has no types
     """A queue in Redis, for any number of machines and workers."""
 
     # What is due goes into the queue in one step.

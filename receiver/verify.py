@@ -4,14 +4,13 @@ import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from hashlib import file_digest
 from typing import TYPE_CHECKING, Any
 
 from .copying import in_parallel
 from .errors import NotStored, ReceiverError
 from .holds import is_stored, told_of
 from .storage import Listed, Storage
-from .storage.base import storage_errors
+from .storage.base import sha256_of, storage_errors
 
 if TYPE_CHECKING:
     from .catalog import Catalog
@@ -90,7 +89,7 @@ def _compare(storage: Storage, path: str, listed: str) -> tuple[bool, str]:
     """
     for _ in range(ATTEMPTS):
         with storage_errors(), closing(storage.open(path)) as recording:
-            digest = file_digest(recording.file, "sha256").hexdigest()  # type: ignore[arg-type]
+            digest = sha256_of(recording.file)
             etag = recording.etag
         source, known = "metadata", str(told_of(storage, path).get("sha256") or "").lower()
         if not known:

@@ -199,7 +199,7 @@ class SharedReceiver(Receiver):
 
     def __init__(self, folder: Path, look: Callable[[], dict[str, bytes]], *options, **settings):
         super().__init__(folder, *options, **settings)
-        self.files = look  # type: ignore[method-assign]
+        self.files = look
 
 
 @pytest.fixture(scope="session")

@@ -99,17 +99,13 @@ class TestWork:
         assert (one, two) == (["A/x.mp3"], ["A/x.mp3"])
         assert jobs.waiting() == 0
 
-    def test_retry_of_the_sender_is_not_worked_on_again(self, open_jobs, storage, log):
+    @pytest.mark.parametrize("work_begins", ["between the retries", "after them"])
+    def test_retry_of_the_sender_is_not_worked_on_again(self, open_jobs, storage, log, work_begins):
         jobs = open_jobs(log=log)
         for _ in range(3):
             jobs.add(publish(storage, b"audio", NAME))
-            drain(jobs)
-        assert len(log) == 1
-
-    def test_retries_before_the_work_begins_are_not_worked_on_either(self, open_jobs, storage, log):
-        jobs = open_jobs(log=log)
-        for _ in range(3):
-            jobs.add(publish(storage, b"audio", NAME))
+            if work_begins == "between the retries":
+                drain(jobs)
         drain(jobs)
         assert len(log) == 1
 

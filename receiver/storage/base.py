@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import file_digest
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -201,6 +202,12 @@ class Storage(ABC):
             for entry in os.scandir(self.spool / INCOMING):
                 if entry.stat().st_mtime < time.time() - ABANDONED_AFTER:
                     os.unlink(entry)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The SHA-256 of what is left to read of a file, as hexadecimal digits."""
+    # typeshed wants a `getbuffer` or `readinto` that it does not find in BinaryIO.
+    return file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def spool_folder() -> Path:

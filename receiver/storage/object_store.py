@@ -284,6 +284,7 @@ class ObjectReader(RawIOBase):
         return position
 
     def readinto(self, buffer: object) -> int:
+        # A buffer, which has no type of its own before Python 3.12.
         target = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         if self._position >= self._found.size:
             return 0

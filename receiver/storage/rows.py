@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from itertools import count
 from typing import Any, BinaryIO, cast
 
@@ -32,6 +32,7 @@ from sqlalchemy.dialects import mysql
 
 from ..errors import StorageFailed
 from ..naming import SIDECARS, RecordingName, sidecar
+from .base import sha256_of
 from .engine import Changed
 
 # Each upload has some copies of a chunk in memory, and MySQL takes one in a packet, in hexadecimal.
@@ -72,6 +73,7 @@ chunks = Table(
     **_ASCII,
 )
 schema = Table("kzr_schema", tables, Column("version", Integer, nullable=False), **_ASCII)
+# SQLAlchemy gives no types to DDL.
 EXTERNAL = DDL("ALTER TABLE kzr_chunks ALTER data SET STORAGE EXTERNAL")  # type: ignore[no-untyped-call]
 event.listen(  # audio does not compress
     chunks, "after_create", EXTERNAL.execute_if(dialect="postgresql")
@@ -94,7 +96,7 @@ class Content:
     @classmethod
     def of(cls, file: BinaryIO) -> "Content":
         file.seek(0)
-        digest = file_digest(file, "sha256").digest()  # type: ignore[arg-type]
+        digest = bytes.fromhex(sha256_of(file))
         return cls(file, file.seek(0, os.SEEK_END), digest)
 
     def is_in(self, row: Row[Any]) -> bool:
