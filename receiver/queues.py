@@ -49,16 +49,29 @@ class Queue(Huey):  # type: ignore[misc]
 class SqliteQueue(SqliteStorage):  # type: ignore[misc]  # huey has no types
     """A queue in a file, for one machine and one worker process with any number of threads."""
 
+    # Without huey's index for priorities: there are none, and it doubles what a commit writes.
     ddl = [
-        *SqliteStorage.ddl,
+        SqliteStorage.table_kv,
+        SqliteStorage.table_sched,
+        SqliteStorage.index_sched,
+        SqliteStorage.table_task,
         "create table if not exists taken (data blob not null, queue text not null)",
     ]
+
+    def sql(
+        self, query: str, params: Any = None, commit: bool = False, results: bool = False
+    ) -> Any:
+        """Let a statement commit itself: it gives back SQLite's lock before it waits for Python's.
+
+        Between huey's BEGIN and COMMIT a busy process would keep all others waiting.
+        """
+        return super().sql(query, params, results=results)
 
     def dequeue(self) -> bytes | None:
         if not self.sql("select 1 from task limit 1", results=True):  # without a lock
             return None
         with self.db(commit=True) as cursor:
-            cursor.execute("select id, data from task order by priority desc, id limit 1")
+            cursor.execute("select id, data from task order by id limit 1")
             found = cursor.fetchone()
             if found:
                 cursor.execute("delete from task where id = ?", found[:1])
