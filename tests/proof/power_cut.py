@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import conftest  # noqa: E402
 from conftest import Receiver, wait_for  # noqa: E402
 from mutations import MUTATIONS, copy_project  # noqa: E402
+from report import tell  # noqa: E402
 from test_kill import is_whole, recording  # noqa: E402
 
 SHUTDOWN = 0x8004587D  # XFS_IOC_GOINGDOWN and EXT4_IOC_SHUTDOWN
@@ -391,6 +392,15 @@ def main() -> int:
             results.append((kind, given.without_fsync, figures))
             broken |= figures.broken
     print(f"\n{table(results)}\n")
+    for kind, fsync, figures in results:
+        is_control = fsync in controls
+        tell(
+            f"power cuts, {kind}{f', without the fsync of the {fsync}' if fsync else ''}",
+            f"{figures.rounds} cuts, {figures.acknowledged:,} acknowledged, {figures.lost} lost, "
+            f"{figures.partial} not whole, {figures.metadata} without their metadata"
+            f"{': the test sees what it should' if is_control and figures.broken else ''}",
+            figures.broken == is_control,
+        )
     if blind:
         print(f"The test is broken: it saw no losses on {' or '.join(blind)}.")
     print("A promise was broken." if broken else "Nothing that was acknowledged was lost.")
