@@ -33,7 +33,6 @@ class Part:
 
     name: str
     short: tuple[str, ...] = ()
-    full: tuple[str, ...] = ()
 
 
 # The longest ones first, so that the lanes end together.
@@ -67,7 +66,7 @@ class Runner:
     def run(self, part: Part) -> None:
         """Run one part, its output in a file of its own."""
         log = self.folder / f"{part.name}.log"
-        arguments = part.full if self.full else part.short
+        arguments = () if self.full else part.short
         command = [sys.executable, str(Path(__file__).parent / f"{part.name}.py"), *arguments]
         self.say(f"{part.name} begins: {log}")
         if (left := self.deadline - time.monotonic()) <= 0:
