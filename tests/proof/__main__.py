@@ -38,7 +38,7 @@ class Part:
 # The longest ones first, so that the lanes end together.
 PARTS = (
     Part("kill_and_cut"),
-    Part("mutations"),
+    Part("mutations", ("--no-baseline",)),
     Part("power_cut", ("--rounds-ext4=20", "--rounds-xfs=10", "--controls=2")),
     Part("faults"),
     Part("soak", ("--minutes=2",)),
