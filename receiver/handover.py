@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from .body import Body
 from .errors import IncompleteBody, SettingError, StorageFailed
+from .storage.base import remove_abandoned
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 FILE_HEADER = "HTTP_X_BODY_FILE"  # nginx.conf sets both, whatever the client sent
 LENGTH_HEADER = "HTTP_X_BODY_LENGTH"
+NGINX_NAMES = "[0-9]" * 10
 
 
 class Handover:
@@ -39,11 +41,17 @@ class Handover:
             raise SettingError(
                 f"KZR_HANDOVER_DIR={folder}: {error.strerror}: run the receiver as nginx's user"
             ) from error
+        if Path(self.folder) == storage.resolve():
+            raise SettingError(
+                f"KZR_HANDOVER_DIR={folder}: name a folder of nginx's own, as KZR_STORAGE/.handover"
+            )
         if device != os.stat(storage).st_dev:
             raise SettingError(
                 f"KZR_HANDOVER_DIR={folder}: put it into the file system of KZR_STORAGE, and name "
                 "it in nginx's client_body_temp_path"
             )
+        # nginx never looks for what it left when it was killed.
+        remove_abandoned(Path(self.folder), NGINX_NAMES)
 
     def body(self, environ: "WSGIEnvironment") -> Body:
         """The request's body: the file that nginx names, or else what the request holds."""

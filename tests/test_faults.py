@@ -4,7 +4,7 @@ import base64
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,24 +14,42 @@ BODY = os.urandom(300_000)
 TARGET = "/kzr/call_recording_X.mp3"
 
 
+def uploading_thread(receiver: Receiver) -> int:
+    """The one thread that takes uploads, once it waits for the next; with `--threads=1`.
+
+    There is none before a worker's first upload.
+    """
+
+    def is_waiting() -> bool:
+        return "futex" in Path(f"/proc/{thread}/wchan").read_text()
+
+    (worker,) = receiver.workers
+    (thread,) = (int(name) for name in os.listdir(f"/proc/{worker}/task") if int(name) != worker)
+    wait_for(is_waiting, why="the upload's end")
+    return thread
+
+
+@contextmanager
+def traced(receiver: Receiver, log: Path, *options: str) -> Iterator[None]:
+    """Have strace look at the thread that takes uploads while this context lasts."""
+    need_root()
+    thread = str(uploading_thread(receiver))
+    command = [need("strace"), "-o", str(log), "-p", thread, *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        try:
+            assert tracer.stderr and "attached" in (line := tracer.stderr.readline()), line
+            yield
+        finally:
+            tracer.terminate()
+
+
 @contextmanager
 def injected(receiver: Receiver, fault: str) -> Iterator[None]:
-    """Trace the one worker with strace, which has `fault` happen to it."""
-    need_root()
-    (worker,) = receiver.workers
+    """Have `fault` happen to the next uploads, by strace."""
     calls = fault.split(":")[0]
     log = receiver.folder / "strace"
-    command = [need("strace"), "-f", "-o", log, "-p", str(worker), "-e", f"trace={calls}"]
-    errors = receiver.folder / "strace-errors"
-    with errors.open("w") as stderr:
-        tracer = subprocess.Popen([*command, "-e", f"inject={fault}"], stderr=stderr)
-    wait_for(lambda: "attached" in errors.read_text(), why="strace to attach")
-    yield
-    tracer.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        tracer.wait(5)
-    tracer.kill()  # it can hang on the threads of a worker that it had killed
-    tracer.wait()
+    with traced(receiver, log, "-e", f"trace={calls}", "-e", f"inject={fault}"):
+        yield
     assert "INJECTED" in log.read_text() or "SIGKILL" in fault, log.read_text()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 
 import pytest
 from conftest import Receiver, wait_for
@@ -224,6 +225,20 @@ class TestHandover:
         answer = self.put(receiver, path)
         assert answer.status == 500
         assert answer.line.startswith(f"cannot open the file that nginx handed over: {reason}")
+
+    def test_what_nginx_left_behind_when_it_was_killed_is_removed_at_start(self, start, tmp_path):
+        folder = tmp_path / "handover"
+        folder.mkdir()
+        day = 24 * 60 * 60
+        for name, age in {"0000000001": 2 * day, "0000000002": day / 2, "mine": 2 * day}.items():
+            (folder / name).write_bytes(b"partial")
+            os.utime(folder / name, (time.time() - age,) * 2)
+        start(handover_dir=folder)
+        assert sorted(path.name for path in folder.iterdir()) == ["0000000002", "mine"]
+
+    def test_storage_itself_cannot_be_the_folder(self, tmp_path):
+        with pytest.raises(AssertionError, match="name a folder of nginx's own"):
+            Receiver(tmp_path, storage=tmp_path / "s", handover_dir=tmp_path / "s")
 
     def test_file_of_another_length_is_refused(self, receiver):
         answer = self.put(receiver, "handover/0001", **{"X-Body-Length": "6"})

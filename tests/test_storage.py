@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import shutil
 import stat
 import subprocess
 import threading
@@ -392,6 +393,36 @@ class TestDirectory(StorageContract):
         synced.clear()
         publish(self.open(), b"other", RecordingName(NAME.folder, "other", "mp3"))
         assert synced[1:] == [str(root), str(root / "ACCOUNT"), str(root / "ACCOUNT/USER")]
+
+    def test_trial_of_a_start_that_broke_off_is_removed(self, storage):
+        trial = self.tmp_path / "root" / ".trial"
+        trial.touch()
+        self.open()
+        assert not trial.exists()
+
+    def test_folder_that_was_removed_is_synced_again_by_whoever_finds_it(
+        self, storage, monkeypatch
+    ):
+        publish(storage, b"one")
+        shutil.rmtree(self.tmp_path / "root/ACCOUNT")
+        synced = []
+        fsync = os.fsync
+
+        def fail(descriptor: int) -> None:
+            if os.readlink(f"/proc/self/fd/{descriptor}") == str(self.tmp_path / "root"):
+                raise OSError(errno.EIO, "Input/output error")
+            fsync(descriptor)
+
+        def record(descriptor: int) -> None:
+            synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(StorageFailed):
+            publish(storage, b"one")
+        monkeypatch.setattr(os, "fsync", record)
+        publish(storage, b"one")
+        assert str(self.tmp_path / "root") in synced
 
     def test_every_change_of_a_folder_is_synced(self, storage, monkeypatch):
         name = RecordingName("", "x", "mp3")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import file_digest
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO, cast
 
 from ..errors import Held, StorageFailed, StorageFull
@@ -198,10 +199,16 @@ class Storage(ABC):
 
     def sweep(self) -> None:
         """Remove the incoming files that a crash left behind where they have names."""
-        with suppress(FileNotFoundError):
-            for entry in os.scandir(self.spool / INCOMING):
-                if entry.stat().st_mtime < time.time() - ABANDONED_AFTER:
-                    os.unlink(entry)
+        remove_abandoned(self.spool / INCOMING)
+
+
+def remove_abandoned(folder: Path, names: str = "*") -> None:
+    """Remove the files in a folder that a crash left behind a day ago or earlier."""
+    for path in folder.glob(names):
+        with suppress(FileNotFoundError):  # another process was faster
+            status = path.lstat()
+            if S_ISREG(status.st_mode) and status.st_mtime < time.time() - ABANDONED_AFTER:
+                path.unlink()
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -212,7 +219,7 @@ def sha256_of(file: BinaryIO) -> str:
 
 def spool_folder() -> Path:
     """The local folder for recordings on their way to another machine: `$TMPDIR` or /var/tmp."""
-    return Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()
+    return Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()  # noqa: S108 - unnamed files
 
 
 def held(path: str) -> Held:

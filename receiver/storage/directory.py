@@ -64,7 +64,9 @@ class DirectoryStorage(Storage):
             finally:
                 os.close(parent)
         with self.incoming() as file, self._folder("") as root, _locked(root):
-            trial = f".trial-{os.urandom(8).hex()}"
+            trial = ".trial"
+            with suppress(FileNotFoundError):  # what a crash left behind
+                os.unlink(trial, dir_fd=root)
             os.link(f"/proc/self/fd/{file.fileno()}", trial, dst_dir_fd=root)
             os.unlink(trial, dir_fd=root)
         self.sweep()
@@ -205,31 +207,36 @@ class DirectoryStorage(Storage):
     @contextmanager
     def _folder(self, folder: str, *, create: bool = True) -> Iterator[int]:
         """Open a folder below the root; where it is missing, it is created durably."""
-        durable = folder in self._durable or not create
         parent = os.open(self.root, os.O_DIRECTORY | os.O_CLOEXEC)
+        path = ""
         try:
             for part in filter(None, folder.split("/")):
                 if part == "..":
                     raise OSError(errno.EINVAL, "Leads out of the storage", folder)
+                path += f"/{part}"
                 try:
                     child = os.open(part, os.O_DIRECTORY | REFUSE_LINKS, dir_fd=parent)
                 except FileNotFoundError:
                     if not create:
                         raise
-                    durable = False
+                    self._durable.discard(path)  # it was removed
                     _make_folder(part, parent)
                     child = os.open(part, os.O_DIRECTORY | REFUSE_LINKS, dir_fd=parent)
-                if not durable:  # another process may have created it a moment ago
-                    os.fsync(parent)
-                os.close(parent)
-                parent = child
-            if create:
-                if len(self._durable) > 10_000:
-                    self._durable.clear()
-                self._durable.add(folder)
+                try:
+                    if create and path not in self._durable:
+                        os.fsync(parent)  # another process may have created it a moment ago
+                        self._note_durable(path)
+                finally:
+                    os.close(parent)
+                    parent = child
             yield parent
         finally:
             os.close(parent)
+
+    def _note_durable(self, path: str) -> None:
+        if len(self._durable) > 10_000:
+            self._durable.clear()
+        self._durable.add(path)
 
 
 def _etag(status: os.stat_result) -> str:

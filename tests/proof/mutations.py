@@ -227,16 +227,22 @@ MUTATIONS = [
     Mutation(
         "fsync of a new folder's parent",
         DIRECTORY,
-        "                if not durable:  # another process may have created it a moment ago\n"
-        "                    os.fsync(parent)\n",
-        "",
+        "os.fsync(parent)  # another process",
+        "pass  # another process",
         SYNCED,
     ),
     Mutation(
         "fsync of the parent of another process's folder",
         DIRECTORY,
-        "durable = folder in self._durable or not create",
-        "durable = True",
+        'path += f"/{part}"',
+        'path += f"/{part}"; self._durable.add(path)',
+        SYNCED,
+    ),
+    Mutation(
+        "fsync of the parent of a folder that was removed meanwhile",
+        DIRECTORY,
+        "self._durable.discard(path)",
+        "pass",
         SYNCED,
     ),
     Mutation(
