@@ -4,16 +4,19 @@ import os
 import re
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
+from gunicorn.util import close_graceful
+from gunicorn.workers.gthread import ThreadWorker
 
 from .config import load
 
 bind = "127.0.0.1:8000"
 workers = max(2, os.cpu_count() or 1)
-worker_class = "gthread"  # a sync worker is killed when an upload takes longer than its timeout
+worker_class = "receiver.serve.Worker"
 threads = 16  # uploads at a time, in each worker
 preload_app = True  # a bad setting stops the start, with one message
 graceful_timeout = 120  # seconds for running uploads to finish when the server is stopped
@@ -22,10 +25,26 @@ limit_request_line = 8190  # bytes; Kazoo tells all about a call in its query st
 forwarder_headers = ""  # a client's SCRIPT_NAME header would otherwise change the path
 control_socket_disable = True
 http_parser = "python"  # the one that KazooRequest extends
-if os.path.isdir("/dev/shm"):  # on a disk, a slow fsync looks like a hung worker
-    worker_tmp_dir = "/dev/shm"
+if os.path.isdir("/dev/shm"):  # noqa: S108 - on a disk, a slow fsync looks like a hung worker
+    worker_tmp_dir = "/dev/shm"  # noqa: S108 - gunicorn makes a file there that has no name
 
 HEADER_SECONDS = 10.0
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's gthread: a sync worker is killed when an upload takes longer than its timeout.
+
+    The thread that accepts connections would wait for two seconds until a client closes its own
+    end, and meanwhile take nobody else's: the thread that has answered does so in its place.
+    """
+
+    def handle(self, conn: Any) -> Any:
+        stays = super().handle(conn)
+        if not stays:
+            with suppress(OSError, NotImplementedError):  # the client went away; TLS has no dup
+                close_graceful(conn.sock.dup())
+                conn.sock.shutdown(socket.SHUT_RDWR)  # which leaves gunicorn nothing to wait for
+        return stays
 
 
 class PatientSocket:
