@@ -29,6 +29,11 @@ def _named(path: str, query: str) -> str:
     return f"{folder}/" if "/" in query.rpartition("=")[2] else path
 
 
+def _printable(text: str) -> str:
+    """Percent-encode the bytes that clients should have encoded."""
+    return re.sub(r"[^!-~]", lambda match: f"%{ord(match[0]):02X}", text)
+
+
 class SentPath:
     """WSGI middleware: hands the application the path just as the client sent it.
 
@@ -53,6 +58,7 @@ class SentPath:
                 environ["SCRIPT_NAME"] = ""
         else:
             path = quote(environ.get("PATH_INFO", "").encode("latin-1"))
-        path = _named(path, environ.get("QUERY_STRING", ""))
-        environ["PATH_INFO"] = re.sub(r"[^!-~]", lambda m: f"%{ord(m[0]):02X}", path)
+        query = environ.get("QUERY_STRING", "")
+        environ["PATH_INFO"] = _printable(_named(path, query))
+        environ["QUERY_STRING"] = _printable(query)  # Werkzeug fails on what is no UTF-8
         return self.app(environ, start_response)

@@ -35,7 +35,9 @@ def store(name: RecordingName) -> Response:
     if stored.outcome is Outcome.CREATED:
         response.status_code = 201
         # Not with a 200: Apache takes that for an internal redirect (RFC 3875 section 6.2.2).
-        response.location = url_for(".store", name=name)
+        url = url_for(".store", name=name)
+        if len(url) <= 2048:  # nginx answers 502 to a header of 4 KiB
+            response.location = url
     return response
 
 
