@@ -61,7 +61,7 @@ class RecordingName:
         a segment, the last one is the name. What comes before is the folder.
         """
         match = _RECORDING.fullmatch(path) or _PLAIN.fullmatch(path)
-        assert match  # the plain form matches any text
+        assert match  # noqa: S101 - for mypy: the plain form matches any text
         folders = [_decode(part) for part in (match["folder"] or "").split("/") if part]
         name = _NAME.fullmatch(_decode(match["name"]))
         if not name:

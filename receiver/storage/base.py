@@ -204,6 +204,8 @@ class Storage(ABC):
 
 def remove_abandoned(folder: Path, names: str = "*") -> None:
     """Remove the files in a folder that a crash left behind a day ago or earlier."""
+    if folder.is_symlink():  # in /var/tmp, anybody could have put it there
+        return
     for path in folder.glob(names):
         with suppress(FileNotFoundError):  # another process was faster
             status = path.lstat()

@@ -140,7 +140,7 @@ class Database:
             except DBAPIError as error:
                 if code_of(error) not in _AGAIN:
                     raise
-            time.sleep(random.uniform(0, RETRY_PAUSE))
+            time.sleep(random.uniform(0, RETRY_PAUSE))  # noqa: S311 - no secret
         raise Busy("too many writers are at the same recording")
 
     @contextmanager
