@@ -107,6 +107,10 @@ class StorageUnavailable(StorageFailed):
         return [("Retry-After", "10")]  # seconds
 
 
+class Superseded(StorageUnavailable):
+    """Another recording took the name while this one was read; a retry finds that one."""
+
+
 class CatalogUnavailable(ReceiverError):
     """The catalog cannot be reached or fails; recordings are stored all the same."""
 

@@ -84,7 +84,7 @@ class Jobs:
         self._storage = storage
         self._kinds = kinds
         options = {"retries": RETRIES, "retry_delay": FIRST_PAUSE, "retry_backoff": PAUSE_FACTOR}
-        self._fan_out = self.queue.task(name="stored", **options)(self._enqueue_each)
+        self._fan_out = self.queue.task(name="stored", context=True, **options)(self._enqueue_each)
         self._run = self.queue.task(name="job", context=True, **options)(self._do)
 
         self._hourly = hourly
@@ -114,14 +114,20 @@ class Jobs:
         with closing(self._storage.open(path)) as recording:
             return recording.etag
 
-    def _enqueue_each(self, fields: dict[str, Any]) -> None:
-        event = Event(**fields)
+    def _enqueue_each(self, fields: dict[str, Any], task: Any = None) -> None:
+        event, storage = Event(**fields), self.queue.storage
         for kind in self._kinds:
             key = f"{kind}:{event.id}"
-            if not self._is_known(key):
+            if any(storage.has_data_for_key(f"{state}:{key}") for state in (DONE, FAILED)):
+                continue
+            # Of several at the same time, for one upload that was sent again, only the first gets
+            # through. What is cut off before the job itself comes again under the same task's id.
+            claim = json.dumps({"when": time.time(), "by": task.id}).encode()
+            if (
+                storage.put_if_empty(f"{QUEUED}:{key}", claim)
+                or json.loads(storage.peek_data(f"{QUEUED}:{key}")).get("by") == task.id
+            ):
                 self._run(kind, fields)
-                # After the job itself: what is cut off here comes twice, and is done once.
-                self._note(f"{QUEUED}:{key}", {})
 
     def _do(self, kind: str, fields: dict[str, Any], task: Any = None) -> None:
         event = Event(**fields)
@@ -171,10 +177,6 @@ class Jobs:
         for kind in self._kinds:
             for state in (QUEUED, DONE, FAILED):
                 self.queue.storage.delete_data(f"{state}:{kind}:{event.id}")
-
-    def _is_known(self, key: str) -> bool:
-        has = self.queue.storage.has_data_for_key
-        return any(has(f"{state}:{key}") for state in (QUEUED, DONE, FAILED))
 
     def _note(self, key: str, value: dict[str, Any]) -> None:
         self.queue.storage.put_data(key, json.dumps({"when": time.time()} | value).encode())

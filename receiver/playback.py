@@ -1,9 +1,11 @@
 """Reading back: GET and HEAD of every URL that stores a recording."""
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from io import BufferedReader
+from typing import cast
 from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, request
@@ -11,7 +13,7 @@ from werkzeug.wsgi import FileWrapper, wrap_file
 
 from .access import Access
 from .audit import audit
-from .errors import InvalidName, NotStored
+from .errors import InvalidName, NotStored, Superseded
 from .naming import NO_NAME, RecordingName, extension_of
 from .storage import Recording, Storage
 
@@ -34,6 +36,7 @@ MEDIA_TYPES = {
     "wav": "audio/x-wav",
     "webm": "audio/webm",
 }
+OPENED_MOST = 4  # times, where others take its name between opening and reading
 _RANGE_KEYS = ("REQUEST_METHOD", "HTTP_RANGE", "HTTP_IF_RANGE")
 
 
@@ -73,8 +76,20 @@ def _open(name: RecordingName) -> tuple[str, Recording]:
 def answer(path: str, recording: Recording) -> Response:
     """Answer with the recording stored at `path`, whole unless the client asks for a range of it.
 
+    It is opened again where another takes its name before a byte of it was read.
+
     With `KZR_REDIRECT_READS`, a storage that can answer by itself does: 302, which Kazoo follows.
     """
+    storage: Storage = current_app.extensions["storage"]
+    for _ in range(OPENED_MOST - 1):
+        with suppress(Superseded):
+            return _answer(path, recording)
+        recording.close()
+        recording = replace(storage.open(path), link=recording.link)
+    return _answer(path, recording)
+
+
+def _answer(path: str, recording: Recording) -> Response:
     if recording.link and current_app.config["REDIRECT_READS"]:
         with closing(recording):
             return Response(status=302, headers={"Location": recording.link()})
@@ -93,7 +108,15 @@ def answer(path: str, recording: Recording) -> Response:
         # Kazoo knows no 304 and sends no condition; ranges are for those who seek.
         asked = {key: request.environ[key] for key in _RANGE_KEYS if key in request.environ}
         response.make_conditional(asked, accept_ranges=True, complete_length=recording.size)
+        if recording.path is None and request.method == "GET":
+            _read_ahead(response, recording)
     return response
+
+
+def _read_ahead(response: Response, recording: Recording) -> None:
+    """Read the first bytes into the file's buffer, while an error can still be answered."""
+    recording.file.seek(response.content_range.start or 0)
+    cast(BufferedReader, recording.file).peek(1)
 
 
 def _describe(response: Response, recording: Recording) -> None:

@@ -18,9 +18,12 @@ import pytest
 from buckets import KEY, SECRET, Moto, Rclone, Server
 from conftest import free_port, wait_for
 from test_storage import StorageContract, publish
+from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
+from receiver import create_app
 from receiver.errors import NameTaken, SettingError, StorageFailed, StorageUnavailable
 from receiver.naming import RecordingName
+from receiver.playback import answer
 from receiver.storage import Outcome, Storage, bucket, object_store, open_storage
 
 READER = {"Authorization": "Basic " + base64.b64encode(b"kazoo:secret").decode()}
@@ -87,6 +90,21 @@ class BucketContract(StorageContract):
 
     def test_writers_of_one_name_in_many_processes_lose_nothing(self):
         self.write(2, [str(self.tmp_path)])
+
+    @pytest.mark.parametrize("asked", ["", "bytes=900-"])
+    def test_recording_that_is_superseded_before_it_was_read_is_read_anew(self, asked):
+        storage = self.open()
+        app = create_app({"STORAGE": str(self.tmp_path / "other")})
+        app.extensions["storage"] = storage
+        path = publish(storage, b"old" * 1000).path
+        recording = storage.open(path)
+        publish(storage, b"new" * 10)
+        with app.test_request_context(headers={"Range": asked} if asked else {}):
+            if asked:
+                with pytest.raises(RequestedRangeNotSatisfiable):
+                    answer(path, recording)
+            else:
+                assert b"".join(answer(path, recording).response) == b"new" * 10
 
     def test_refuse_keeps_the_first(self, storage):
         publish(storage, b"one")

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -108,6 +110,37 @@ class TestWork:
                 drain(jobs)
         drain(jobs)
         assert len(log) == 1
+
+    def test_retries_that_are_worked_on_at_the_same_time_are_one(self, open_jobs, storage, log):
+        jobs = open_jobs(log=log)
+        for number in range(10):
+            stored = publish(storage, b"audio", RecordingName("A", str(number), "mp3"))
+            for _ in range(4):
+                jobs.add(stored)
+            tasks = [jobs.queue.dequeue() for _ in range(4)]
+            barrier = threading.Barrier(4)
+
+            def execute(task, barrier=barrier):
+                barrier.wait()
+                jobs.queue.execute(task)
+
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(execute, tasks))
+            assert drain(jobs) == 1
+        assert len(log) == 10
+
+    def test_what_a_crash_cut_off_before_its_job_was_enqueued_is_done(
+        self, open_jobs, storage, log, monkeypatch
+    ):
+        jobs = open_jobs(log=log)
+        jobs.add(publish(storage, b"audio", NAME))
+        task = jobs.queue.dequeue()
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(jobs, "_run", lambda *arguments: sys.exit())
+            jobs._enqueue_each(*task.args, task=task)
+        jobs.queue.execute(task)  # as the next worker does
+        drain(jobs)
+        assert log == ["A/x.mp3"]
 
     def test_other_bytes_of_the_same_name_are_worked_on(self, open_jobs, storage, log):
         jobs = open_jobs(log=log)

@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store, from_url
 
-from ..errors import StorageFailed, StorageFull, StorageUnavailable
+from ..errors import StorageFailed, StorageFull, StorageUnavailable, Superseded
 
 if TYPE_CHECKING:
     from obstore import Attributes, GetOptions, ObjectMeta, PutMode, UpdateVersion
@@ -239,6 +239,8 @@ class Bucket:
         reason = f"{self.name} answers {status} {code}".rstrip()
         if status == 507 or code in _FULL:
             return StorageFull(f"the bucket is full: {reason}")
+        if status == 416:  # it is smaller than it was found
+            return Changed()
         if status in (401, 403):
             return StorageFailed(
                 f"access denied: {reason}: check the credentials, and that they allow to list the "
@@ -295,7 +297,7 @@ class ObjectReader(RawIOBase):
                 )
                 self._chunk = memoryview(next(self._chunks, b""))
             except Changed:
-                raise StorageFailed(f"{self._key} was superseded while it was read") from None
+                raise Superseded(f"{self._key} was superseded while it was read") from None
             if not self._chunk:
                 raise StorageUnavailable(f"{self._key} ended early")
         size = min(len(target), len(self._chunk))
