@@ -108,8 +108,26 @@ class _Form:
         return from_json(self.json) if self.json else {}
 
 
+class _Decoder(MultipartDecoder):
+    """Werkzeug's decoder, which takes the CR before a boundary for data where what was read so far
+    ends between the boundary and the end of its line: https://github.com/pallets/werkzeug/issues/3285
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        super().__init__(boundary)
+        self._undecided = re.compile(
+            rb"(?:\r\n|\n|\r)--%s-{0,2}[ \t]{0,200}\Z" % re.escape(boundary)
+        )
+
+    def _last_partial_boundary_index(self, data: bytes | bytearray) -> int:
+        end = data[-len(self.boundary) - 210 :]
+        if match := self._undecided.search(end):
+            return len(data) - len(end) + match.start()
+        return super()._last_partial_boundary_index(data)
+
+
 def _decode(source: BinaryIO, boundary: bytes, form: _Form) -> None:
-    decoder = MultipartDecoder(boundary)
+    decoder = _Decoder(boundary)
     while decoder.state not in (State.EPILOGUE, State.COMPLETE):
         decoder.receive_data(source.read(READ_SIZE) or None)
         while not isinstance(event := decoder.next_event(), NeedData | Epilogue):

@@ -22,6 +22,7 @@ EXTENSIONS = (
 SIDECARS = ("json", "txt", "vtt", "hold")  # kinds of files that lie beside a recording
 STEP = "new"  # what numbers a recording that is about to take its name
 LONGEST_FILENAME = 240  # bytes; file systems take 255, "~12345" and ".json" may be added
+LONGEST_FOLDER = 700  # bytes; with the name, a key of a bucket takes 1024
 DEEPEST_FOLDER = 16
 NO_NAME = (
     "the URL holds no recording name: send call_recording_CALL_ID.EXT; in a storage plan, leave "
@@ -71,9 +72,10 @@ class RecordingName:
         if len(folders) > DEEPEST_FOLDER:
             raise InvalidName(f"the URL has over {DEEPEST_FOLDER} folders before the name")
         stored = [_encode(part) for part in folders]
-        if any(len(part) > LONGEST_FILENAME for part in stored):
+        folder = "/".join(stored)
+        if len(folder) > LONGEST_FOLDER or any(len(part) > LONGEST_FILENAME for part in stored):
             raise InvalidName("a folder's name in the URL is too long")
-        return cls("/".join(stored), name["call_id"], name["extension"] or "")
+        return cls(folder, name["call_id"], name["extension"] or "")
 
     @property
     def filename(self) -> str:
@@ -107,9 +109,10 @@ class RecordingName:
         """The path of a URL that `parse` takes back to this name."""
         call_id = quote(_to_bytes(self.call_id), safe="@+")
         dot = ".." if call_id.endswith(".") and self.extension else "."
-        return "/".join(filter(None, [self.folder, f"call_recording_{call_id}{dot}"])) + (
-            self.extension
-        )
+        # A folder that begins like a recording would be taken for it.
+        folder = re.sub(r"(^|/)c(?=all_recording_)", r"\1%63", self.folder)
+        name = f"call_recording_{call_id}{dot}{self.extension}"
+        return f"{folder}/{name}" if folder else name
 
 
 def has_extension(name: str) -> bool:

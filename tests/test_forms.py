@@ -14,7 +14,7 @@ from test_memory import GIB, MIB, peak
 
 from receiver.body import Body
 from receiver.errors import IncompleteBody
-from receiver.forms import FormBody, boundary
+from receiver.forms import READ_SIZE, FormBody, boundary
 
 AUDIO = b"ID3\x03" + bytes(range(256)) * 1000
 TYPE = "multipart/form-data; boundary="
@@ -50,6 +50,13 @@ class TestServer:
         assert post(worker, form(content), chunked=chunked).status == 201
         assert worker.stored() == {"A/D/X.mp3": content}
         assert worker.metadata("A/D/X.mp3") == TELLS
+
+    def test_end_of_a_form_may_fall_anywhere_between_two_reads(self, receiver):
+        rest = len(form(b""))
+        for size in range(READ_SIZE - rest - 5, READ_SIZE - rest + len(B) + 10):
+            content = AUDIO[:size]
+            assert post(receiver, form(content)).status in (200, 201)
+            assert (receiver.storage / "A/D/X.mp3").read_bytes() == content
 
     @pytest.mark.parametrize("size", [0, 1, 2, 3, 100_000, 65536 * 3 + 1])
     def test_base64_is_decoded(self, receiver, size):

@@ -75,6 +75,7 @@ def test_url_path_becomes_stored_path(path, stored):
         ("a/./call_recording_x.mp3", "'..' segment"),
         ("a/" * 17 + "x.mp3", "folders"),
         ("a" * 241 + "/x.mp3", "too long"),
+        (("a" * 100 + "/") * 7 + "x.mp3", "too long"),
     ],
 )
 def test_refusal_says_why(path, reason):
@@ -122,9 +123,10 @@ def test_call_id_and_extension_are_read_as_they_were_sent(call_id, extension):
     assert (name.call_id, name.extension) == (call_id, extension)
 
 
+@pytest.mark.parametrize("folder", ["", "ACCOUNT/a%2Fb", "call_recording_a/call_recording_b"])
 @given(call_ids, extensions)
-def test_url_of_a_name_leads_back_to_it(call_id, extension):
-    name = RecordingName("ACCOUNT/a%2Fb", call_id, extension)
+def test_url_of_a_name_leads_back_to_it(folder, call_id, extension):
+    name = RecordingName(folder, call_id, extension)
     assert RecordingName.parse(name.to_url()) == name
 
 
