@@ -181,7 +181,9 @@ def open_queue(url: str) -> Queue:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
         except OSError as error:
             raise SettingError(f"KZR_QUEUE: cannot open {path}: {error.strerror}") from error
-        return Queue(NAME, results=False, storage_class=SqliteQueue, filename=path, fsync=True)
+        return Queue(
+            NAME, results=False, storage_class=SqliteQueue, filename=path, fsync=True, cache_mb=1
+        )
     if urlsplit(url).scheme in ("redis", "rediss", "unix"):
         return Queue(NAME, results=False, storage_class=RedisQueue, url=url)
     raise SettingError("KZR_QUEUE: expected sqlite:///PATH or redis://HOST")

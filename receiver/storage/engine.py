@@ -243,6 +243,8 @@ class Database:
             "PRAGMA journal_mode = WAL",
             f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}",
             "PRAGMA foreign_keys = ON",
+            # KiB, for each connection: a worker has many, and the system caches for all of them.
+            f"PRAGMA cache_size = -{2000 if self._durable else 500}",
         ]
 
 
