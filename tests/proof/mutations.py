@@ -195,6 +195,13 @@ MUTATIONS = [
         IN_HANDOVER,
     ),
     Mutation(
+        "end of a form's recording between two reads",
+        FORMS,
+        "if match := self._undecided.search(end):",
+        "if False:",
+        ("test_forms.py",),
+    ),
+    Mutation(
         "folder check of a body that nginx handed over",
         HANDOVER,
         "if not inside or not",
@@ -406,6 +413,13 @@ MUTATIONS = [
         ("test_naming.py",),
     ),
     Mutation(
+        "limit of a folder's length",
+        NAMING,
+        "len(folder) > LONGEST_FOLDER or ",
+        "",
+        ("test_naming.py",),
+    ),
+    Mutation(
         "limit of a name's length",
         NAMING,
         "if len(stem) + len(ending) > LONGEST_FILENAME:",
@@ -450,17 +464,24 @@ MUTATIONS = [
         ("test_access.py",),
     ),
     Mutation(
+        "prefix of a reader without a colon",
+        ACCESS,
+        " and user.startswith(name)",
+        "",
+        ("test_access.py", "test_playback.py"),
+    ),
+    Mutation(
         "comparison of the secret",
         ACCESS,
-        "return self._matches(expected, secret) and user in known",
-        "return user in known",
+        "if self._matches(expected, secret) and user in known:",
+        "if user in known:",
         ("test_access.py",),
     ),
     Mutation(
         "comparison of the user",
         ACCESS,
-        "return self._matches(expected, secret) and user in known",
-        "return self._matches(expected, secret)",
+        "if self._matches(expected, secret) and user in known:",
+        "if self._matches(expected, secret):",
         ("test_access.py",),
     ),
     Mutation(
