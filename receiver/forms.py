@@ -115,6 +115,7 @@ class _Decoder(MultipartDecoder):
 
     def __init__(self, boundary: bytes) -> None:
         super().__init__(boundary)
+        # The end of a line is waited for through 200 bytes of padding: RFC 2046 sets no limit.
         self._undecided = re.compile(
             rb"(?:\r\n|\n|\r)--%s-{0,2}[ \t]{0,200}\Z" % re.escape(boundary)
         )

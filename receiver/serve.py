@@ -25,8 +25,9 @@ limit_request_line = 8190  # bytes; Kazoo tells all about a call in its query st
 forwarder_headers = ""  # a client's SCRIPT_NAME header would otherwise change the path
 control_socket_disable = True
 http_parser = "python"  # the one that KazooRequest extends
-if os.path.isdir("/dev/shm"):  # noqa: S108 - on a disk, a slow fsync looks like a hung worker
-    worker_tmp_dir = "/dev/shm"  # noqa: S108 - gunicorn makes a file there that has no name
+# On a disk, a slow fsync looks like a hung worker. gunicorn's file there has no name for others.
+if os.path.isdir("/dev/shm"):  # noqa: S108 - as above
+    worker_tmp_dir = "/dev/shm"  # noqa: S108 - as above
 
 HEADER_SECONDS = 10.0
 

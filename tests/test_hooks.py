@@ -583,7 +583,7 @@ class TestWebhook:
                 tell(storage, url)
                 assert len(server.requests) == 1
         except OSError as error:  # of the server, on a machine without IPv6
-            if ":" not in host:
+            if ":" not in host or os.environ.get("CI") == "true":
                 raise
             pytest.skip(str(error))
 

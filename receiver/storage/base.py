@@ -221,7 +221,8 @@ def sha256_of(file: BinaryIO) -> str:
 
 def spool_folder() -> Path:
     """The local folder for recordings on their way to another machine: `$TMPDIR` or /var/tmp."""
-    return Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()  # noqa: S108 - unnamed files
+    # Nobody can guess a name there: files have none, or a random one that must be new.
+    return Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()  # noqa: S108 - as above
 
 
 def held(path: str) -> Held:

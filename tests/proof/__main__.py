@@ -1,7 +1,7 @@
 """Tries to break the receiver's promise in every way there is, and prints a table of what happened.
 
     sh tests/run.sh --proof            within 15 minutes
-    sh tests/run.sh --proof --full     the README's figures, for most of an hour
+    sh tests/run.sh --proof --full     the README's figures, with no limit of time
     sh tests/run.sh --proof races      only that part
 
 Every part is also a script of its own, with options: `python tests/proof/races.py --help`.
@@ -68,10 +68,10 @@ class Runner:
         log = self.folder / f"{part.name}.log"
         arguments = () if self.full else part.short
         command = [sys.executable, str(Path(__file__).parent / f"{part.name}.py"), *arguments]
-        self.say(f"{part.name} begins: {log}")
         if (left := self.deadline - time.monotonic()) <= 0:
             self.fail(part, "not begun: the time was over")
             return
+        self.say(f"{part.name} begins: {log}")
         with log.open("w") as output:
             process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

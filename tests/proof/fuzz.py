@@ -17,7 +17,7 @@ a strict reader of RFC 9112 takes them, lie in the storage under the name that t
 The storage lies deep in a folder that is watched: nothing there may change but the storage, and
 nothing may be in the storage but what was acknowledged, and what lies beside it.
 
-    python tests/proof/fuzz.py                     about two and a half minutes
+    python tests/proof/fuzz.py                     about three and a half minutes
     python tests/proof/fuzz.py --examples 2000     some seconds
     python tests/proof/fuzz.py --seed 1            the same examples again
 """

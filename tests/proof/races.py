@@ -13,7 +13,7 @@
 
 The storage is a folder; 2 and 3 are done again with SQLite and S3 (moto), at a tenth of the size.
 
-    python tests/proof/races.py                     all of it, as root (strace), two minutes
+    python tests/proof/races.py                     all of it, as root (strace), three minutes
     python tests/proof/races.py --kills 20 --rounds 50 --versions 100
 
 Kills come from strace, which is attached to gunicorn and ends each worker at a certain system call;
