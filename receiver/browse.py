@@ -16,7 +16,8 @@ from flask import Blueprint, Response, current_app, g, render_template, request
 
 from .access import Access
 from .audit import audit
-from .catalog import Catalog, Page, Query
+from .catalog import Catalog, Page
+from .catalog_search import Query
 from .catalog_tables import SORTS
 from .description import LONGEST_SIDECAR, Description, read_metadata
 from .errors import CatalogUnavailable, NotStored, ReceiverError

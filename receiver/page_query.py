@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 from flask import current_app, request, url_for
 
-from .catalog import Query
+from .catalog_search import Query
 from .catalog_tables import SORTS
 from .description import Description
 from .errors import InvalidName, ReceiverError

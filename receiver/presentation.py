@@ -11,7 +11,8 @@ from typing import Any
 
 from flask import Response, url_for
 
-from .catalog import Catalog, Page, Query
+from .catalog import Catalog, Page
+from .catalog_search import Query
 from .description import Description
 from .page_query import link, url
 from .transcript import excerpt, pieces

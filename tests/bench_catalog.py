@@ -15,7 +15,8 @@ import click
 import psycopg
 from databases import PostgreSQL
 
-from receiver.catalog import Catalog, Query
+from receiver.catalog import Catalog
+from receiver.catalog_search import Query
 from receiver.catalog_tables import tables
 from receiver.description import Description
 

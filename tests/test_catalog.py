@@ -16,7 +16,8 @@ import pytest
 from conftest import PROJECT, wait_for
 from test_storage import publish
 
-from receiver.catalog import Catalog, Page, Query
+from receiver.catalog import Catalog, Page
+from receiver.catalog_search import Query
 from receiver.description import Description, describe
 from receiver.errors import CatalogUnavailable, SettingError
 from receiver.indexing import Indexer, reindex
@@ -115,7 +116,7 @@ class TestSearch:
 
     @pytest.mark.parametrize("rare", [0, 5, 1000])
     def test_common_words_are_found_too(self, catalog, rare, monkeypatch):
-        monkeypatch.setattr("receiver.catalog.RARE", rare)
+        monkeypatch.setattr("receiver.catalog_search.RARE", rare)
         catalog.add(
             recording(n, caller_name="Ann" if n % 2 else "Bob", callee_name=f"Team{n % 3}")
             for n in range(60)

@@ -23,7 +23,8 @@ from standardwebhooks import WebhookVerificationError
 from test_storage import NAME, publish
 
 from receiver import config, hooks, transcription, webhook
-from receiver.catalog import Catalog, Query
+from receiver.catalog import Catalog
+from receiver.catalog_search import Query
 from receiver.description import read_metadata
 from receiver.errors import CatalogUnavailable, NotStored, SettingError
 from receiver.hooks import HookFailed, kinds

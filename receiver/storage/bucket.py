@@ -36,7 +36,8 @@ from .base import (
     spool_folder,
     storage_errors,
 )
-from .object_store import READ_SIZE, Bucket, Changed, Found, ObjectReader, in_child
+from .object_store import READ_SIZE, Bucket, Changed, Found, ObjectReader, is_in_use
+from .trial import in_child
 
 if TYPE_CHECKING:
     from obstore import PutMode
@@ -79,7 +80,8 @@ class BucketStorage(Storage):
             with self._locked(""):
                 pass
             self.sweep()
-            self._bucket.conditional = in_child(self._bucket.is_conditional)
+            trial = self._bucket.is_conditional
+            self._bucket.conditional = trial() if is_in_use() else in_child(trial)
         except StorageUnavailable:
             raise
         except (StorageFailed, StorageFull) as error:

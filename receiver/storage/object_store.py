@@ -1,16 +1,14 @@
 """Object stores: S3, what speaks its protocol, and GCS and Azure, through obstore."""
 
-import json
 import mmap
 import os
 import re
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from io import SEEK_CUR, SEEK_END, RawIOBase
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import obstore
@@ -30,7 +28,6 @@ LONGEST_READ = timedelta(days=1)  # players pause
 LARGEST = 5 * 1024**3  # bytes that S3 takes in one request
 READ_SIZE = 256 * 1024  # bytes
 LINK_LASTS = timedelta(minutes=10)
-TRIAL_TIMEOUT = 60  # seconds
 
 _FULL = ("QuotaExceeded", "QuotaExceededException", "XMinioStorageFull")
 _runtime: int | None = None  # the process that obstore has started its threads in
@@ -314,6 +311,11 @@ class ObjectReader(RawIOBase):
         self._chunks, self._chunk = None, memoryview(b"")
 
 
+def is_in_use() -> bool:
+    """Whether this process has started obstore's threads."""
+    return _runtime == os.getpid()
+
+
 def _version(e_tag: str | None, version: str | None) -> "UpdateVersion":
     """What tells one content of an object from the next; stores need one of both, or both."""
     told: UpdateVersion = {}
@@ -331,47 +333,3 @@ def _code(text: str) -> str:
 
 def _first_line(text: str) -> str:
     return text.partition("\n")[0][:200]
-
-
-def in_child(work: Callable[[], bool]) -> bool:
-    """Do it in another process, as obstore's threads would not survive that this one forks later.
-
-    Servers load the application, which makes its trial, before they fork their workers.
-    """
-    if _runtime == os.getpid():
-        return work()
-    reader, writer = os.pipe()
-    with open(reader, "rb") as answers, open(writer, "wb") as answer:
-        try:
-            child = os.fork()
-        except RuntimeError:  # an interpreter within another's process, which does not fork either
-            return work()
-        if not child:
-            _answer(work, answer)
-        answer.close()
-        told = answers.read()
-    with suppress(ChildProcessError):  # the server's own handler was faster
-        os.waitpid(child, 0)
-    if not told:
-        raise StorageUnavailable(f"the bucket took over {TRIAL_TIMEOUT} s to be tried out")
-    result, error = json.loads(told)
-    if error:
-        kinds = {kind.__name__: kind for kind in (StorageFull, StorageUnavailable)}
-        raise kinds.get(result, StorageFailed)(error)
-    return bool(result)
-
-
-def _answer(work: Callable[[], bool], answer: BinaryIO) -> None:
-    try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(TRIAL_TIMEOUT)
-        try:
-            told: list[object] = [work(), ""]
-        except (StorageFailed, StorageFull) as error:
-            told = [type(error).__name__, error.description]
-        except BaseException as error:  # such as a panic, which is no Exception
-            told = ["StorageFailed", f"{type(error).__name__}: {_first_line(str(error))}"]
-        answer.write(json.dumps(told).encode())
-        answer.flush()
-    finally:
-        os._exit(0)
