@@ -400,6 +400,15 @@ class TestDirectory(StorageContract):
         self.open()
         assert not trial.exists()
 
+    def test_link_in_place_of_the_folder_of_unfinished_files_is_not_swept(self, storage, tmp_path):
+        (outside := tmp_path / "outside").mkdir()
+        (file := outside / "old").touch()
+        os.utime(file, (time.time() - 100_000,) * 2)
+        shutil.rmtree(storage.root / INCOMING, ignore_errors=True)
+        (storage.root / INCOMING).symlink_to(outside)
+        self.open()
+        assert file.exists()
+
     def test_folder_that_was_removed_is_synced_again_by_whoever_finds_it(
         self, storage, monkeypatch
     ):
