@@ -406,7 +406,7 @@ class TestDirectory(StorageContract):
         os.utime(file, (time.time() - 100_000,) * 2)
         shutil.rmtree(storage.root / INCOMING, ignore_errors=True)
         (storage.root / INCOMING).symlink_to(outside)
-        self.open()
+        storage.sweep()
         assert file.exists()
 
     def test_folder_that_was_removed_is_synced_again_by_whoever_finds_it(
