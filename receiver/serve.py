@@ -9,9 +9,11 @@ from typing import Any
 
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
+from .body import READ_AHEAD
 from .config import load
 
 bind = "127.0.0.1:8000"
@@ -100,6 +102,8 @@ def on_starting(server: Any) -> None:
     KazooRequest.body_pause = settings["READ_TIMEOUT"]
     KazooRequest.body_total = settings["BODY_DEADLINE"]
     RequestParser.mesg_class = KazooRequest
+    # gunicorn takes a megabyte at a time, and copies it again with each smaller read from that.
+    SocketUnreader.max_body_chunk = READ_AHEAD
 
 
 def child_exit(server: Any, worker: Any) -> None:
