@@ -94,7 +94,7 @@ def _matches(
             rare, common = set(found), []
     conditions = [_has(connection, recordings.c.id, word) for word in common]
     if rare is not None:
-        conditions.append(recordings.c.id.in_(rare))
+        conditions.append(_is_among(connection, recordings.c.id, rare))
     elif common and connection.dialect.name == "postgresql":
         # It takes them for rare, and would look at all recordings to sort those that are left.
         connection.execute(sa.text("SET LOCAL enable_sort = off"))
@@ -112,6 +112,19 @@ def _find(connection: sa.Connection, *words: list[tuple[str, str]]) -> list[int]
         having = sa.select(other.c.recording).where(_is_one(other.c.term, word))
         query = query.where((terms.c.recording + 0).in_(having))
     return list(connection.scalars(query.limit(RARE + 1)))
+
+
+def _is_among(
+    connection: sa.Connection, column: sa.Column[int], ids: set[int]
+) -> sa.ColumnElement[bool]:
+    """Whether a column is one of some ids; in SQLite they are one value.
+
+    It keeps the statements that it has prepared, and one for each number of ids takes much memory.
+    """
+    if connection.dialect.name == "sqlite":
+        values = sa.func.json_each(json.dumps(sorted(ids))).table_valued("value")
+        return column.in_(sa.select(values.c.value))
+    return column.in_(ids)
 
 
 def _has(
