@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 import wave
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from datetime import date, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from conftest import PROJECT, wait_for
 from test_storage import publish
 
@@ -50,6 +53,21 @@ def recording(number: int, **known) -> Description:
 
 def paths(page: Page) -> list[str]:
     return [each.path for each in page.recordings]
+
+
+@contextmanager
+def statements_sent() -> Iterator[list[str]]:
+    """The statements that SQLAlchemy sends to databases meanwhile."""
+    statements: list[str] = []
+
+    def note(connection, cursor, statement, *others):
+        statements.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
@@ -487,6 +505,19 @@ def test_catalog_that_does_not_answer_is_given_up(server, request, monkeypatch):
         database.resume()
     assert paths(catalog.search(Query())) == ["1.mp3"]
     catalog.close()
+
+
+def test_searches_in_sqlite_are_few_statements_because_it_keeps_them(tmp_path):
+    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.sqlite")
+    catalog.add(recording(n, caller_name=f"Name{n // 100}") for n in range(300))
+    catalog.remove(f"{n}.mp3" for n in (0, 1, 100))  # 98, 99 and 100 recordings are left
+    sent = set()
+    with closing(catalog), statements_sent() as statements:
+        for text in ("name0", "name1", "name2"):
+            assert len(catalog.search(Query(text=text)).recordings) == 50
+            sent.add(tuple(statements))
+            statements.clear()
+    assert len(sent) == 1
 
 
 def test_catalog_of_another_kind_is_refused():
