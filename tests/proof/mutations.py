@@ -60,6 +60,8 @@ FORMS = "receiver/forms.py"
 HANDOVER = "receiver/handover.py"
 
 IN_BODY = ("test_body.py",)
+IN_REFUSALS = ("test_body.py::TestRefused",)
+IN_OTHER_SERVERS = ("test_body.py::TestOtherServers",)
 IN_STORAGE = ("test_storage.py",)
 IN_FAULTS = ("test_faults.py",)
 IN_HANDOVER = ("test_fronts.py::TestHandover",)
@@ -100,28 +102,28 @@ MUTATIONS = [
         BODY,
         "self._ended = True  # until",
         "self._ended = False  # until",
-        IN_BODY,
+        IN_OTHER_SERVERS,
     ),
     Mutation(
         "refusal of a body without a length",
         BODY,
         "if self.length is None and not (chunked and",
         "if False and not (chunked and",
-        IN_BODY,
+        IN_REFUSALS,
     ),
     Mutation(
         "refusal of a compressed body",
         BODY,
         'if header("HTTP_CONTENT_ENCODING", "identity").strip().lower() != "identity":',
         "if False:",
-        IN_BODY,
+        IN_REFUSALS,
     ),
     Mutation(
         "refusal of a part of a recording",
         BODY,
         'if header("HTTP_CONTENT_RANGE"):',
         "if False:",
-        IN_BODY,
+        IN_REFUSALS,
     ),
     Mutation(
         "digest check",
@@ -135,29 +137,29 @@ MUTATIONS = [
         BODY,
         "if self._max_bytes is not None and size > self._max_bytes:",
         "if False:",
-        IN_BODY,
+        IN_REFUSALS,
     ),
     Mutation(
         "size limit while the body is read",
         BODY,
         "        self.check_size(self.received)\n",
         "",
-        IN_BODY,
+        IN_REFUSALS,
     ),
     Mutation(
         "size limit before the body is read",
         BODY,
         "        self.check_size(self.length or 0)\n",
         "",
-        IN_BODY,
+        IN_REFUSALS,
     ),
-    Mutation("drain", "receiver/__init__.py", "    g.body.drain()\n", "", IN_BODY),
+    Mutation("drain", "receiver/__init__.py", "    g.body.drain()\n", "", IN_REFUSALS),
     Mutation(
         "bound of the drain",
         BODY,
         "self._max_bytes = self.received + DRAIN_BYTES",
         "self._max_bytes = None",
-        IN_BODY,
+        IN_OTHER_SERVERS,
     ),
     Mutation(
         "size check of what the disk took",
