@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import date, timedelta
 from urllib.parse import quote, unquote, urlencode
 
@@ -49,8 +51,9 @@ def started(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def catalog(started: Receiver) -> Catalog:
-    return Catalog(f"sqlite:///{started.storage}/.catalog.sqlite")
+def catalog(started: Receiver) -> Iterator[Catalog]:
+    with closing(Catalog(f"sqlite:///{started.storage}/.catalog.sqlite")) as catalog:
+        yield catalog
 
 
 @pytest.fixture
@@ -699,9 +702,10 @@ def test_sender_is_told_to_give_credentials(tmp_path):
             "WRITERS": "kazoo:sesame",
         }
     )
-    answer = app.test_client().get(
-        "/browse/", auth=("ann", "secret"), headers={"X-Forwarded-Proto": "https"}
-    )
+    with closing(app.extensions["catalog"]):
+        answer = app.test_client().get(
+            "/browse/", auth=("ann", "secret"), headers={"X-Forwarded-Proto": "https"}
+        )
     assert "curl -u USER:SECRET -T some.mp3 &#39;https://localhost/kzr/" in answer.text.replace(
         "'", "&#39;"
     )

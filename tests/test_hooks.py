@@ -238,6 +238,7 @@ class TestCommand:
     def test_elsewhere_it_gets_a_copy_that_goes_with_it(self, tmp_path):
         storage = open_storage(f"sqlite:///{tmp_path}/recordings.sqlite")
         noted = self.run(storage, tmp_path, 'sha256sum < "$RECORDING_PATH"; echo "$RECORDING_PATH"')
+        storage.engine.dispose()
         digest, path = noted.removeprefix("exit status 0: ").split(" / ")
         assert digest == f"{DIGEST}  -"
         assert path.endswith(".mp3") and not Path(path).exists()

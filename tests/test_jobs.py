@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -282,13 +283,13 @@ class TestCrash:
 
     def test_one_worker_at_a_time_uses_a_queue_in_a_file(self, tmp_path):
         url = f"sqlite:///{tmp_path}/queue.sqlite"
-        one, other = open_queue(url).storage, open_queue(url).storage
-        one.start()
-        with pytest.raises(SettingError, match="another worker uses"):
+        with closing(open_queue(url).storage) as one, closing(open_queue(url).storage) as other:
+            one.start()
+            with pytest.raises(SettingError, match="another worker uses"):
+                other.start()
+            one.release()
             other.start()
-        one.release()
-        other.start()
-        other.release()
+            other.release()
 
 
 class TestWorker:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -137,7 +138,8 @@ def names(consumer: Consumer) -> set[str]:
 
 def is_done(settings: dict[str, object]) -> bool:
     jobs = Jobs(str(settings["queue"]), open_storage(str(settings["storage"])), {})
-    return jobs.waiting() == 0 and not list(jobs.failures())
+    with closing(jobs.queue.storage):
+        return jobs.waiting() == 0 and not list(jobs.failures())
 
 
 def kill_at_random(receiver: Receiver, worker: Worker) -> int:
