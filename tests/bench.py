@@ -218,7 +218,7 @@ def row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def heading(folder: Path, rounds: int, seconds: int) -> str:
+def heading(folder: Path) -> str:
     """Where and with what this was measured."""
     versions = [f"gunicorn {importlib.metadata.version('gunicorn')}"]
     fpm = newest(Path("/usr/sbin"), "php-fpm*")
@@ -228,8 +228,7 @@ def heading(folder: Path, rounds: int, seconds: int) -> str:
         versions.append(f"{product} {version}")
     return (
         f"{datetime.date.today()}, {os.cpu_count()} CPUs, Linux {os.uname().release}, "
-        f"{file_system(folder)}, {', '.join(versions)}; "
-        f"medians of {rounds} rounds of {seconds} s with {CLIENTS} clients"
+        f"{file_system(folder)}, {', '.join(versions)}"
     )
 
 
@@ -304,7 +303,7 @@ def extras(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
 def catalog(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
     import bench_catalog
 
-    head, *cells = bench_catalog.rows(folder, rounds)
+    head, *cells = bench_catalog.rows(folder)
     yield row(head)
     yield row(["---"] + ["---:"] * (len(head) - 1))
     yield from map(row, cells)
@@ -321,7 +320,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"))
     options = parser.parse_args()
     with scratch(options.folder) as folder:
-        print(heading(folder, options.rounds, options.seconds), end="\n\n")
+        rounds = f"; medians of {options.rounds} rounds of {options.seconds} s, {CLIENTS} clients"
+        print(heading(folder) + ("" if options.part == "catalog" else rounds), end="\n\n")
         for line in PARTS[options.part](folder, options.rounds, options.seconds):
             print(line, flush=True)
 

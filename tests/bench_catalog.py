@@ -22,6 +22,7 @@ from receiver.description import Description
 
 RECORDINGS = 1_000_000
 BATCH = 2_000
+REPEATS = 30  # of a search: most take so little that a few would tell of the machine's other work
 ACCOUNTS = [f"{number:032x}" for number in range(50)]
 FIRST = "Ann Bob Carla Dmitri Elif Farid Greta Hugo Ines Jörg Kofi Lena Mei Nils Olga Paul".split()
 LAST = "Smith Müller García Rossi Novák Silva Haddad Okafor Tanaka Weber Dubois Larsen".split()
@@ -97,7 +98,7 @@ def searches(catalog: Catalog) -> dict[str, Query]:
     }
 
 
-def rows(folder: Path, rounds: int) -> Iterator[list[str]]:
+def rows(folder: Path) -> Iterator[list[str]]:
     """Measure; yield the cells of a table, its head first."""
     found: dict[str, list[str]] = {}
     with ExitStack() as stack:
@@ -121,12 +122,12 @@ def rows(folder: Path, rounds: int) -> Iterator[list[str]]:
             for what, ask in asked.items():
                 ask()
                 times = []
-                for _ in range(max(rounds, 5)):
+                for _ in range(REPEATS):
                     started = time.perf_counter()
                     ask()
                     times.append((time.perf_counter() - started) * 1000)
                 found.setdefault(what, []).append(f"{median(times):.1f}")
             catalog.close()
-    yield ["ms among 1,000,000 recordings", *urls]
+    yield [f"ms among {RECORDINGS:,} recordings, medians of {REPEATS}", *urls]
     for what, times in found.items():
         yield [what, *times]
