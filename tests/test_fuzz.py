@@ -9,8 +9,8 @@ from conftest import need
 
 sys.path.append(str(Path(__file__).parent / "proof"))
 
-import fuzz  # noqa: E402
-import fuzz_parsers  # noqa: E402
+import fuzz
+import fuzz_parsers
 
 CORPUS = sorted(fuzz_parsers.CORPUS.glob("*/*"))
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -353,7 +354,7 @@ def serving(answer=None, context: ssl.SSLContext | None = None, host: str = "127
     """A web server; `answer` is a status, or is called to answer."""
     if not callable(answer):
         status = answer or 204
-        answer = lambda handler: reply(handler, status)  # noqa: E731
+        answer = partial(reply, status=status)
     kind = type(
         "Server",
         (QuietServer,),
@@ -476,7 +477,7 @@ class TestWebhook:
 
     @pytest.mark.parametrize("status", [400, 404, 408, 410, 429, 500, 503])
     def test_all_else_is_tried_again(self, storage, status):
-        answer = lambda handler: reply(handler, status, b"why\nmore")  # noqa: E731
+        answer = partial(reply, status=status, body=b"why\nmore")
         with serving(answer) as server:
             with pytest.raises(HookFailed, match=f"^it answered {status}: why$"):
                 tell(storage, f"http://{server.authority}/")
@@ -485,7 +486,7 @@ class TestWebhook:
     def test_redirects_are_not_followed(self, storage, status):
         with serving() as elsewhere:
             location = f"http://{elsewhere.authority}/"
-            answer = lambda handler: reply(handler, status, Location=location)  # noqa: E731
+            answer = partial(reply, status=status, Location=location)
             with serving(answer) as server:
                 with pytest.raises(HookFailed, match=f"{status}: redirects are not followed"):
                     tell(storage, f"http://{server.authority}/")
@@ -752,7 +753,7 @@ class TestTranscription:
     @pytest.mark.parametrize(("start", "name"), [(b"RIFF", "wav"), (b"ID3\3", "mp3")])
     def test_a_recording_without_an_extension_is_sent_whole_with_one(self, storage, start, name):
         event = store(storage, start + AUDIO, RecordingName("", "abc", ""))
-        answer = lambda handler: reply(handler, 200, b'{"text": "hi"}')  # noqa: E731
+        answer = partial(reply, status=200, body=b'{"text": "hi"}')
         with serving(answer) as server:
             transcribe(storage, f"http://{server.authority}/", event)
         (request,) = server.requests
@@ -771,7 +772,7 @@ class TestTranscription:
                 yield part
 
         monkeypatch.setattr(transcription, "_parts", note)
-        answer = lambda handler: reply(handler, 200, b'{"text": "hi"}')  # noqa: E731
+        answer = partial(reply, status=200, body=b'{"text": "hi"}')
         with serving(answer) as server:
             transcribe(storage, f"http://{server.authority}/", event)
         assert sum(sizes) == len(server.requests[0].body) > 5_000_000

@@ -46,10 +46,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from conftest import Answer, Receiver, Storing, need, wait_for  # noqa: E402
-from fronts import Nginx  # noqa: E402
-from report import tell  # noqa: E402
-from test_faults import traced  # noqa: E402
+from conftest import Answer, Receiver, Storing, need, wait_for
+from fronts import Nginx
+from report import tell
+from test_faults import traced
 
 BODY = random.Random(0).randbytes(300_000)  # more than the receiver's buffer: two writes
 OLDER = random.Random(1).randbytes(200_000)

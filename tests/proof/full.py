@@ -38,9 +38,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from conftest import Receiver, Storing, need, wait_for  # noqa: E402
-from fronts import Nginx  # noqa: E402
-from report import tell  # noqa: E402
+from conftest import Receiver, Storing, need, wait_for
+from fronts import Nginx
+from report import tell
 
 PAGE = 4096  # bytes
 BODY = 25 * PAGE  # and one page for the metadata

@@ -37,14 +37,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # This folder, the tests and the project, which need not be the one that is installed.
-sys.path[:0] = [str(folder) for folder in Path(__file__).parents[:3]]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[0]))
 
-from fuzz_requests import Case, cases  # noqa: E402
-from fuzz_servers import Watched, start  # noqa: E402
-from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
-from report import tell  # noqa: E402
+from fuzz_requests import Case, cases
+from fuzz_servers import Watched, start
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from report import tell
 
-from receiver.naming import is_recording, original  # noqa: E402
+from receiver.naming import is_recording, original
 
 BATCH = 500  # examples between two looks at everything that is watched
 WARM_UP = 0.2  # of the examples, before a worker's memory counts

@@ -39,17 +39,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 # This folder, the tests and the project, which need not be the one that is installed.
-sys.path[:0] = [str(folder) for folder in Path(__file__).parents[:3]]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[0]))
 
-from report import tell  # noqa: E402
-from urllib3 import encode_multipart_formdata  # noqa: E402
-from werkzeug.exceptions import RequestEntityTooLarge  # noqa: E402
-from werkzeug.formparser import MultiPartParser  # noqa: E402
+from report import tell
+from urllib3 import encode_multipart_formdata
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.formparser import MultiPartParser
 
-from receiver import forms, metadata  # noqa: E402
-from receiver.body import Body  # noqa: E402
-from receiver.errors import IncompleteBody, InvalidName  # noqa: E402
-from receiver.naming import (  # noqa: E402
+from receiver import forms, metadata
+from receiver.body import Body
+from receiver.errors import IncompleteBody, InvalidName
+from receiver.naming import (
     LONGEST_FILENAME,
     SIDECARS,
     RecordingName,
@@ -60,7 +62,7 @@ from receiver.naming import (  # noqa: E402
     original,
     sidecar,
 )
-from receiver.target import SentPath  # noqa: E402
+from receiver.target import SentPath
 
 CORPUS = Path(__file__).parent.parent / "data" / "fuzz"
 LONGEST_INPUT = 4096  # bytes

@@ -36,10 +36,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from conftest import Receiver  # noqa: E402
-from fronts import Front, installed  # noqa: E402
-from report import tell  # noqa: E402
-from test_kill import (  # noqa: E402
+from conftest import Receiver
+from fronts import Front, installed
+from report import tell
+from test_kill import (
     CUTS,
     SERVERS,
     TRIES,

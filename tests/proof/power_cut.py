@@ -38,11 +38,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import conftest  # noqa: E402
-from conftest import Receiver, wait_for  # noqa: E402
-from mutations import MUTATIONS, copy_project  # noqa: E402
-from report import tell  # noqa: E402
-from test_kill import is_whole, recording  # noqa: E402
+import conftest
+from conftest import Receiver, wait_for
+from mutations import MUTATIONS, copy_project
+from report import tell
+from test_kill import is_whole, recording
 
 SHUTDOWN = 0x8004587D  # XFS_IOC_GOINGDOWN and EXT4_IOC_SHUTDOWN
 NO_LOG_FLUSH = 2

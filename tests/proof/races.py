@@ -45,11 +45,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from backends import S3, Backend  # noqa: E402
-from buckets import Moto  # noqa: E402
-from conftest import Answer, Receiver, read_answer, wait_for  # noqa: E402
-from report import tell  # noqa: E402
-from test_kill import is_whole  # noqa: E402
+from backends import S3, Backend
+from buckets import Moto
+from conftest import Answer, Receiver, read_answer, wait_for
+from report import tell
+from test_kill import is_whole
 
 WRITERS = 16
 READERS = 4

@@ -39,9 +39,10 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -49,13 +50,13 @@ from urllib.parse import urlencode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from conftest import PROJECT, Answer, Client, wait_for  # noqa: E402
-from fronts import Nginx  # noqa: E402
-from queues import Worker  # noqa: E402
-from races import READER, log, recording  # noqa: E402
-from report import tell  # noqa: E402
-from test_forms import TYPE, B, form  # noqa: E402
-from test_kill import is_whole  # noqa: E402
+from conftest import PROJECT, Answer, Client, wait_for
+from fronts import Nginx
+from queues import Worker
+from races import READER, log, recording
+from report import tell
+from test_forms import TYPE, B, form
+from test_kill import is_whole
 
 CLIENTS = 14
 THREADS = 6  # of each of the two workers
@@ -171,9 +172,7 @@ class User:
 
     def page(self) -> None:
         page = self.random.choice(("healthz", "metrics", "list", "search", "csv", "play"))
-        get: Callable[[str], Answer] = lambda url: self.soak.server.request(  # noqa: E731
-            "GET", url, headers=READER
-        )
+        get = partial(self.soak.server.request, "GET", headers=READER)
         if page in ("healthz", "metrics"):
             answer = get(f"/{page}")
         elif page == "search":

@@ -27,19 +27,20 @@ from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
-PROJECT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
+# The tests and the project, which need not be the one that is installed.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import conftest  # noqa: E402
-from conftest import Receiver  # noqa: E402
-from flask import Request  # noqa: E402
-from mutations import ACCESS, Mutation, copy_project  # noqa: E402
-from report import tell  # noqa: E402
-from werkzeug.security import generate_password_hash  # noqa: E402
-from werkzeug.test import EnvironBuilder  # noqa: E402
+import conftest
+from conftest import Receiver
+from flask import Request
+from mutations import ACCESS, Mutation, copy_project
+from report import tell
+from werkzeug.security import generate_password_hash
+from werkzeug.test import EnvironBuilder
 
-from receiver.access import HASH_METHODS, Access  # noqa: E402
-from receiver.errors import Unauthorized  # noqa: E402
+from receiver.access import HASH_METHODS, Access
+from receiver.errors import Unauthorized
 
 Z = 3.89  # standard deviations, for 99.99 %
 NEGLIGIBLE = 1000  # ns
@@ -285,7 +286,7 @@ def main() -> int:
     ):
         say("Over HTTP, leaking:")
         control_http = compare({"writer": refusals["writer"]}, rounds // 2, rng)
-    with over_http(PROJECT) as refusals:
+    with over_http(conftest.PROJECT) as refusals:
         say("Over HTTP:")
         found_http = compare(refusals, rounds, rng)
 
