@@ -315,8 +315,8 @@ PARTS = {"servers": servers, "storages": storages, "extras": extras, "catalog": 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="not of the catalog's searches")
+    parser.add_argument("--seconds", type=int, default=5, help="of each load")
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"))
     options = parser.parse_args()
     with scratch(options.folder) as folder:
