@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
 import pytest
@@ -21,7 +22,7 @@ from receiver.errors import NameTaken, SettingError, StorageFailed, StorageFull,
 from receiver.naming import RecordingName
 from receiver.storage import Outcome, database, open_storage, rows
 from receiver.storage.database import DatabaseStorage
-from receiver.storage.engine import DRIVERS
+from receiver.storage.engine import DRIVERS, Database
 from receiver.storage.rows import CHUNK_SIZE, Content
 
 OPEN_STORAGE = """
@@ -465,6 +466,21 @@ class TestSQLite(DatabaseContract):
         with self.open().engine.connect() as connection:
             assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
             assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
+
+    def test_many_can_open_a_new_file_at_once(self, tmp_path):
+        """Which switches its journal, and SQLite lets nobody wait for that."""
+        together = threading.Barrier(8)
+
+        def open_each(_: int) -> None:
+            for number in range(100):
+                file = Database(f"sqlite:///{tmp_path}/{number}", "URL", connections=1, timeout=10)
+                file.create_file()
+                together.wait(60)
+                file.engine.connect().close()
+                file.engine.dispose()
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(open_each, range(8)))
 
     def test_file_is_for_this_user_and_beside_the_spool(self, storage):
         assert self.path.stat().st_mode & 0o137 == 0

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -220,11 +221,25 @@ class Database:
         """Set what a connection depends on, whatever its server's defaults are."""
         if self.kind == "sqlite":
             connection.isolation_level = None  # `_begin` begins transactions
+            self._use_write_ahead_log(connection)
         cursor = connection.cursor()
         for statement in self._session():
             cursor.execute(statement)
         cursor.close()
         connection.commit()
+
+    def _use_write_ahead_log(self, connection: sqlite3.Connection) -> None:
+        """Switch a new file; SQLite does not wait for others that do so at the same moment."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not is_busy or time.monotonic() > deadline:
+                    raise
+            time.sleep(RETRY_PAUSE)
 
     def _session(self) -> list[str]:
         if self.kind == "postgresql":
@@ -240,7 +255,6 @@ class Database:
                 f" innodb_lock_wait_timeout = {self._lock_timeout}, wait_timeout = {IDLE_TIMEOUT}"
             ]
         return [
-            "PRAGMA journal_mode = WAL",
             f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}",
             "PRAGMA foreign_keys = ON",
             # KiB, for each connection: a worker has many, and the system caches for all of them.
