@@ -15,16 +15,18 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.local import LocalProxy
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import cli, config, errors, forms
+from . import config, errors
 from .access import Access
-from .body import Body
-from .health import health
+from .commands import common
+from .core.body import Body
+from .core.naming import PlainConverter, RecordingConverter
+from .core.upload import uploads
 from .memory import keep_freed_blocks
-from .naming import PlainConverter, RecordingConverter
-from .playback import playback
+from .monitoring.health import health
+from .reading.playback import playback
+from .senders import forms
+from .senders.target import SentPath
 from .storage import Storage, open_storage
-from .target import SentPath
-from .upload import uploads
 
 __all__ = ["create_app"]
 
@@ -63,7 +65,7 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
         open_once()
         keep_freed_blocks()
     if is_server and app.config["HANDOVER_DIR"]:
-        from .handover import Handover
+        from .senders.handover import Handover
 
         app.extensions["handover"] = Handover(app.config["HANDOVER_DIR"], storage.spool)
 
@@ -76,7 +78,7 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
         app.register_blueprint(blueprint, name=f"{blueprint.name}-folders")
 
     app.register_blueprint(health)
-    cli.register(app)
+    common.register(app)
     app.before_request(start_request)
     if app.config["CATALOG"] != "no":
         add_catalog(app, storage)
@@ -100,9 +102,9 @@ def create_app(overrides: Mapping[str, str] | None = None) -> Flask:
 
 def add_catalog(app: Flask, storage: Storage) -> None:
     """Let people find recordings."""
-    from .browse import browse
-    from .catalog import Catalog
-    from .indexing import Indexer, note_stored
+    from .catalog.catalog import Catalog
+    from .catalog.indexing import Indexer, note_stored
+    from .page.views import browse
 
     url = app.config["CATALOG"]
     if url == "yes":
@@ -115,14 +117,14 @@ def add_catalog(app: Flask, storage: Storage) -> None:
 
 def add_jobs(app: Flask, storage: Storage) -> None:
     """Let a worker do what may wait until a recording is stored."""
-    from .hooks import kinds
-    from .jobs import Jobs
+    from .jobs.command import kinds
+    from .jobs.work import Jobs
 
     url = app.config["QUEUE"] or beside(app.config["STORAGE"], "queue.sqlite")
     catalog = app.extensions.get("catalog")
     hourly = []
     if app.config["KEEP_DAYS"]:
-        from .retention import purge
+        from .retention.purge import purge
 
         hourly.append(lambda: purge(storage, catalog, app.config["KEEP_DAYS"], time.time()))
     work = kinds(app.config, storage, catalog)
@@ -136,7 +138,7 @@ def add_metrics(app: Flask) -> None:
         folder = tempfile.mkdtemp(prefix="kazoo-receiver-metrics-")
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         atexit.register(remove_folder, folder, os.getpid())
-    from .metrics import count_upload, metrics
+    from .monitoring.metrics import count_upload, metrics
 
     app.register_blueprint(metrics)
     app.after_request(count_upload)

@@ -13,8 +13,8 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
-from .body import READ_AHEAD
 from .config import load
+from .core.body import READ_AHEAD
 
 bind = "127.0.0.1:8000"
 workers = max(2, os.cpu_count() or 1)

@@ -9,8 +9,8 @@ from buckets import Rclone
 from conftest import SharedReceiver
 from databases import Server
 
+from receiver.core.naming import SIDECARS, sidecar
 from receiver.errors import NotStored
-from receiver.naming import SIDECARS, sidecar
 from receiver.storage import open_storage
 
 

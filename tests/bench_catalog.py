@@ -15,10 +15,10 @@ import click
 import psycopg
 from databases import PostgreSQL
 
-from receiver.catalog import Catalog
-from receiver.catalog_search import Query
-from receiver.catalog_tables import tables
-from receiver.description import Description
+from receiver.catalog.catalog import Catalog
+from receiver.catalog.description import Description
+from receiver.catalog.search import Query
+from receiver.catalog.tables import tables
 
 RECORDINGS = 1_000_000
 BATCH = 2_000

@@ -24,7 +24,7 @@ from buckets import Moto, Rclone, Server
 from databases import MariaDB, PostgreSQL
 from obstore.store import from_url
 
-from receiver.naming import RecordingName
+from receiver.core.naming import RecordingName
 from receiver.storage import Storage, open_storage
 from receiver.storage.rows import CHUNK_SIZE
 

@@ -9,7 +9,7 @@ import time
 import pytest
 from conftest import Receiver, read_answer, wait_for
 
-from receiver.body import DRAIN_BYTES, Body
+from receiver.core.body import DRAIN_BYTES, Body
 from receiver.errors import IncompleteBody, LengthRequired
 
 HEAD = b"PUT /kzr/call_recording_X.mp3 HTTP/1.1\r\nHost: x\r\n"

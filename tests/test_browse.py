@@ -17,10 +17,10 @@ from conftest import Answer, Receiver, wait_for
 from flask import Flask
 
 from receiver import create_app
-from receiver.catalog import Catalog
-from receiver.presentation import cell
-from receiver.transcript import Segment, excerpt, parse_vtt, pieces
-from receiver.transcription import to_vtt
+from receiver.catalog.catalog import Catalog
+from receiver.jobs.transcription import to_vtt
+from receiver.page.presentation import cell
+from receiver.page.transcript import Segment, excerpt, parse_vtt, pieces
 
 AUDIO = bytes(range(256)) * 40
 ANN = {"caller_id_name": "Ann Smith", "caller_id_number": "+15550100", "callee_id_number": "2000"}

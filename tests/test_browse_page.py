@@ -8,7 +8,7 @@ from chromium import chromium, complaints, faults, play, reader, send, tone
 from conftest import Receiver, wait_for
 from playwright.sync_api import Locator, Page, expect
 
-from receiver.transcription import to_vtt
+from receiver.jobs.transcription import to_vtt
 
 HOSTILE = "<script>alert(1)</script>"
 ACCENTED = "Jörg & 李"

@@ -21,9 +21,9 @@ from test_storage import StorageContract, publish
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 from receiver import create_app
+from receiver.core.naming import RecordingName
 from receiver.errors import NameTaken, SettingError, StorageFailed, StorageUnavailable
-from receiver.naming import RecordingName
-from receiver.playback import answer
+from receiver.reading.playback import answer
 from receiver.storage import Outcome, Storage, bucket, object_store, open_storage
 
 READER = {"Authorization": "Basic " + base64.b64encode(b"kazoo:secret").decode()}

@@ -19,12 +19,12 @@ import sqlalchemy as sa
 from conftest import PROJECT, wait_for
 from test_storage import publish
 
-from receiver.catalog import Catalog, Page
-from receiver.catalog_search import Query
-from receiver.description import Description, describe
+from receiver.catalog.catalog import Catalog, Page
+from receiver.catalog.description import Description, describe
+from receiver.catalog.indexing import Indexer, reindex
+from receiver.catalog.search import Query
+from receiver.core.naming import RecordingName
 from receiver.errors import CatalogUnavailable, SettingError
-from receiver.indexing import Indexer, reindex
-from receiver.naming import RecordingName
 from receiver.storage import Storage, open_storage
 
 ACCOUNT = "4f8c2d6ba1e04be39c1d7f60a2b3c4d5"

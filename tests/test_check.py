@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 import pytest
 from conftest import PROJECT, Receiver, free_port, need
 
-from receiver.naming import RecordingName
+from receiver.core.naming import RecordingName
 
 LINES = 14  # one for each check
 

@@ -9,9 +9,9 @@ import pytest
 from conftest import PROJECT
 from test_storage import publish
 
-from receiver.copying import copy_all
-from receiver.naming import RecordingName
+from receiver.core.naming import RecordingName
 from receiver.storage import Storage, open_storage
+from receiver.storage.copying import copy_all
 from receiver.storage.directory import DirectoryStorage
 
 NAMES = [

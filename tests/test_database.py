@@ -18,11 +18,11 @@ from databases import PASSWORD, Server
 from sqlalchemy import event, text
 from test_storage import NAME, StorageContract, publish
 
+from receiver.core.naming import RecordingName
 from receiver.errors import NameTaken, SettingError, StorageFailed, StorageFull, StorageUnavailable
-from receiver.naming import RecordingName
+from receiver.sql import DRIVERS, Database
 from receiver.storage import Outcome, database, open_storage, rows
 from receiver.storage.database import DatabaseStorage
-from receiver.storage.engine import DRIVERS, Database
 from receiver.storage.rows import CHUNK_SIZE, Content
 
 OPEN_STORAGE = """

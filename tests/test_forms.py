@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_memory import GIB, MIB, peak
 
-from receiver.body import Body
+from receiver.core.body import Body
 from receiver.errors import IncompleteBody
-from receiver.forms import READ_SIZE, FormBody, boundary
+from receiver.senders.forms import READ_SIZE, FormBody, boundary
 
 AUDIO = b"ID3\x03" + bytes(range(256)) * 1000
 TYPE = "multipart/form-data; boundary="

@@ -24,15 +24,15 @@ from standardwebhooks import WebhookVerificationError
 from test_storage import NAME, publish
 
 from receiver import config, hooks, transcription, webhook
-from receiver.catalog import Catalog
-from receiver.catalog_search import Query
-from receiver.description import read_metadata
+from receiver.catalog.catalog import Catalog
+from receiver.catalog.description import read_metadata
+from receiver.catalog.search import Query
+from receiver.core.naming import RecordingName, numbered, sidecar
 from receiver.errors import CatalogUnavailable, NotStored, SettingError
-from receiver.hooks import HookFailed, kinds
-from receiver.jobs import Event
-from receiver.naming import RecordingName, numbered, sidecar
+from receiver.jobs.command import HookFailed, kinds
+from receiver.jobs.webhook import is_public, key_of, sign
+from receiver.jobs.work import Event
 from receiver.storage import Storage, open_storage
-from receiver.webhook import is_public, key_of, sign
 
 AUDIO = b"RIFF" + bytes(range(256)) * 4000  # more than is read at a time
 DIGEST = hashlib.sha256(AUDIO).hexdigest()

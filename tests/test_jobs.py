@@ -13,10 +13,10 @@ from conftest import PROJECT, wait_for
 from queues import Redis, Worker
 from test_storage import publish
 
+from receiver.core.naming import RecordingName
 from receiver.errors import SettingError, StorageUnavailable
-from receiver.jobs import FIRST_PAUSE, KEPT, PAUSE_FACTOR, RETRIES, Event, Jobs, open_recording
-from receiver.naming import RecordingName
-from receiver.queues import open_queue
+from receiver.jobs.queue import open_queue
+from receiver.jobs.work import FIRST_PAUSE, KEPT, PAUSE_FACTOR, RETRIES, Event, Jobs, open_recording
 from receiver.storage import Storage, open_storage
 
 NAME = RecordingName("A", "x", "mp3")

@@ -14,7 +14,7 @@ import pytest
 from conftest import Receiver, read_answer, wait_for
 from queues import Redis, Worker
 
-from receiver.jobs import Jobs
+from receiver.jobs.work import Jobs
 from receiver.storage import open_storage
 
 SECONDS = float(os.environ.get("JOBS_KILL_SECONDS", "12"))

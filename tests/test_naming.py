@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from receiver.core.naming import LONGEST_FILENAME, SIDECARS, RecordingName, is_recording
 from receiver.errors import InvalidName
-from receiver.naming import LONGEST_FILENAME, SIDECARS, RecordingName, is_recording
 
 # The characters that RFC 3261 allows in a Call-ID, and anything else.
 call_ids = st.one_of(

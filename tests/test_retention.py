@@ -14,13 +14,13 @@ import pytest
 from conftest import PROJECT
 from test_storage import publish
 
-from receiver.catalog import Catalog
-from receiver.erasure import Wanted, digits_of, erase, find
+from receiver.catalog.catalog import Catalog
+from receiver.catalog.indexing import reindex
+from receiver.core.naming import RecordingName
 from receiver.errors import CatalogUnavailable, NotStored, SettingError, StorageFailed
-from receiver.holds import hold, hold_of, holds, release, versions
-from receiver.indexing import reindex
-from receiver.naming import RecordingName
-from receiver.retention import purge
+from receiver.retention.erasure import Wanted, digits_of, erase, find
+from receiver.retention.holds import hold, hold_of, holds, release, versions
+from receiver.retention.purge import purge
 from receiver.storage import Storage, open_storage
 
 ACCOUNT = "4f8c2d6ba1e04be39c1d7f60a2b3c4d5"
@@ -674,7 +674,7 @@ class TestErase:
         program = """
             import _thread, signal, sys, time
             signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
-            from receiver.erasure import Wanted, erase, find
+            from receiver.retention.erasure import Wanted, erase, find
             from receiver.storage import open_storage
 
             storage = open_storage(sys.argv[1])

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from conftest import need, need_root, wait_for
 
+from receiver.core.naming import RecordingName
 from receiver.errors import Held, NameExists, NameTaken, NotStored, StorageFailed
-from receiver.naming import RecordingName
 from receiver.storage import Outcome, Storage, open_storage
 from receiver.storage.base import INCOMING, NO_TMPFILE
-from receiver.storage.entry import Entry
+from receiver.storage.versions import Entry
 
 NAME = RecordingName("ACCOUNT/USER", "abc@10.0.0.1", "mp3")
 

@@ -11,13 +11,13 @@ import pytest
 from test_retention import Down, attach, run
 from test_storage import publish
 
-from receiver.catalog import Catalog
-from receiver.description import describe
+from receiver.catalog.catalog import Catalog
+from receiver.catalog.description import describe
+from receiver.catalog.indexing import reindex
+from receiver.core.naming import RecordingName
 from receiver.errors import CatalogUnavailable, StorageFailed
-from receiver.indexing import reindex
-from receiver.naming import RecordingName
+from receiver.retention.verify import verify
 from receiver.storage import Storage, open_storage
-from receiver.verify import verify
 
 NAMES = [
     RecordingName("ACCOUNT/USER", "abc@10.0.0.1", "mp3"),

@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from .catalog_search import Query, Search
-from .catalog_tables import id_of, key_of, recordings, row_of, tables, terms, terms_of
+from ..core.naming import original
+from ..errors import CatalogUnavailable
+from ..sql import Busy, Database, is_passing, line_of
 from .description import Description
-from .errors import CatalogUnavailable
-from .naming import original
-from .storage.engine import Busy, Database, is_passing, line_of
+from .search import Query, Search
+from .tables import id_of, key_of, recordings, row_of, tables, terms, terms_of
 
 CONNECTIONS = 4  # at most, of each process
 ANSWER_TIMEOUT = 10  # seconds without a word from the server

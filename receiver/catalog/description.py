@@ -6,9 +6,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import NotStored
-from .naming import call_id_of, extension_of, original, sidecar
-from .storage import Listed, Storage
+from ..core.naming import call_id_of, extension_of, original, sidecar
+from ..errors import NotStored
+from ..storage import Listed, Storage
 
 # Seconds from the year 0, in which Kazoo counts, to 1970 (calendar:datetime_to_gregorian_seconds).
 GREGORIAN = 62_167_219_200

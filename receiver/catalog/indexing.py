@@ -11,10 +11,10 @@ from functools import partial
 
 from flask import Response, current_app, g
 
+from ..errors import CatalogUnavailable, NotStored, ReceiverError
+from ..storage import Listed, Storage, Stored
 from .catalog import Catalog
 from .description import Description, describe
-from .errors import CatalogUnavailable, NotStored, ReceiverError
-from .storage import Listed, Storage, Stored
 
 MOST_WAITING = 10_000  # recordings; more are left to the next reindex
 BATCH = 500  # recordings
@@ -22,7 +22,7 @@ LINGER = 0.5  # seconds in which a batch gathers: many rows at once cost a tenth
 FLUSH_SECONDS = 5.0
 PAUSE = 5.0  # seconds, while the catalog is down
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("receiver.indexing")
 
 
 class Indexer:

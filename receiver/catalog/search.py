@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .catalog_tables import SORTS, backwards, cut, folded, folder_term, recordings, terms
+from .tables import SORTS, backwards, cut, folded, folder_term, recordings, terms
 
 # A word of a search is rare up to this number of recordings, and then they are all looked at. For
 # common words, recordings are gone through in the order of the page until that is full.

@@ -12,7 +12,7 @@ from flask import Flask, current_app
 from flask.cli import with_appcontext
 from jinja2.filters import do_filesizeformat
 
-from .errors import ReceiverError, SettingError
+from ..errors import ReceiverError, SettingError
 
 
 @click.command()
@@ -28,7 +28,7 @@ def check(url: str) -> None:
     Example:
       flask --app app check http://kazoo:a-long-secret@10.0.0.5:8000/kzr
     """
-    from .check import run  # no server needs it
+    from ..check.checks import run  # no server needs it
 
     sys.exit(not run(url))
 
@@ -50,8 +50,8 @@ def copy(source: str, destination: str, jobs: int) -> None:
     Example:
       flask --app app copy /srv/recordings s3://bucket/recordings
     """
-    from .copying import copy_all
-    from .storage import open_storage
+    from ..storage import open_storage
+    from ..storage.copying import copy_all
 
     if "://" not in source and not os.path.isdir(source):
         raise click.BadParameter(f"there is no folder {source}", param_hint="FROM")
@@ -81,7 +81,7 @@ def reindex_() -> None:
 
     KZR_STORAGE and KZR_CATALOG are those of the receiver, which may run meanwhile.
     """
-    from .indexing import reindex
+    from ..catalog.indexing import reindex
 
     catalog = _extension("catalog", "there is no catalog: set KZR_CATALOG=yes")
     storage = current_app.extensions["storage"]
@@ -142,7 +142,7 @@ def _errors() -> Iterator[None]:
 
 def register(app: Flask) -> None:
     """Add the commands to `flask --app app`."""
-    from .retention_commands import COMMANDS  # here, because they use the helpers above
+    from .retention import COMMANDS  # here, because they use the helpers above
 
     for command in (check, copy, reindex_, jobs_, *COMMANDS):
         app.cli.add_command(command)

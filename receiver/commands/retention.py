@@ -12,11 +12,11 @@ from flask import current_app
 from flask.cli import with_appcontext
 from jinja2.filters import do_filesizeformat
 
-from .cli import _errors
+from .common import _errors
 
 if TYPE_CHECKING:
-    from .erasure import Match, Receipt
-    from .storage import Listed, Storage
+    from ..retention.erasure import Match, Receipt
+    from ..storage import Listed, Storage
 
 
 @click.command("hold")
@@ -34,7 +34,7 @@ def hold_(path: str, reason: str, release: bool) -> None:
     Example:
       flask --app app hold ACCOUNT/USER/abc123@10.0.0.1.mp3 --reason "case 17"
     """
-    from . import holds
+    from ..retention import holds
 
     if release and reason:
         raise click.UsageError("--release takes no --reason")
@@ -54,7 +54,7 @@ def hold_(path: str, reason: str, release: bool) -> None:
 @with_appcontext
 def holds_() -> None:
     """List the recordings on legal hold: since when, which, why."""
-    from .holds import holds
+    from ..retention.holds import holds
 
     with _errors():
         for each in holds(current_app.extensions["storage"]):
@@ -69,7 +69,7 @@ def purge_(dry_run: bool) -> None:
 
     The age is the time since the storage has the recording. It exits with 1 if anything failed.
     """
-    from .retention import FOR_EVER, purge
+    from ..retention.purge import FOR_EVER, purge
 
     keep_days = current_app.config["KEEP_DAYS"]
     if not keep_days:
@@ -112,7 +112,7 @@ def erase_(caller: str, number: str, call_id: str, yes: bool) -> None:
     Example:
       flask --app app erase --caller +15551234567 > receipt.txt
     """
-    from . import erasure
+    from ..retention import erasure
 
     if sum(map(bool, (caller, number, call_id))) != 1:
         raise click.UsageError("give one of --caller, --number and --call-id")
@@ -152,7 +152,7 @@ def verify_(jobs: int) -> None:
     That is: changed since its SHA-256 was kept, unreadable, or, where there is a catalog, missing
     from the storage or from the catalog. It exits with 1 if there is any.
     """
-    from .verify import verify
+    from ..retention.verify import verify
 
     storage = current_app.extensions["storage"]
     with _errors():

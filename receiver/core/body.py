@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .errors import (
+from ..errors import (
     BodyTimeout,
     BodyTooLarge,
     IncompleteBody,

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from werkzeug.routing import BaseConverter
 
-from .errors import InvalidName
+from ..errors import InvalidName
 
 # What may end a name as its extension; any other ending belongs to the Call-ID, because
 # Call-IDs end in host names and addresses: "abc123@10.0.0.1" has no extension.

@@ -2,11 +2,11 @@
 
 from flask import Blueprint, Response, current_app, g, request, url_for
 
-from . import metadata
-from .access import Access
-from .errors import InvalidName
+from ..access import Access
+from ..errors import InvalidName
+from ..senders import metadata
+from ..storage import Outcome, Storage
 from .naming import NO_NAME, RecordingName
-from .storage import Outcome, Storage
 
 uploads = Blueprint("uploads", __name__)
 

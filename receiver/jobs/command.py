@@ -17,16 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .description import LONGEST_SIDECAR, describe, read_metadata
-from .errors import NotStored
-from .jobs import Event, Work, open_recording
-from .metadata import to_bytes
-from .naming import extension_of, sidecar
-from .storage import Listed, Recording, Storage
-from .storage.base import sha256_of
+from ..catalog.description import LONGEST_SIDECAR, describe, read_metadata
+from ..core.naming import extension_of, sidecar
+from ..errors import NotStored
+from ..senders.metadata import to_bytes
+from ..storage import Listed, Recording, Storage
+from ..storage.base import sha256_of
+from .work import Event, Work, open_recording
 
 if TYPE_CHECKING:
-    from .catalog import Catalog
+    from ..catalog.catalog import Catalog
 
 COMMAND_SECONDS = 600
 TAIL = 2048  # bytes of a command's output that are kept

@@ -18,13 +18,13 @@ from huey.api import Huey
 from huey.storage import RedisStorage, SqliteStorage
 from redis.exceptions import RedisError
 
-from .errors import SettingError
+from ..errors import SettingError
 
 FILE_MODE = 0o640
 ALIVE = 30  # seconds after its last word that a worker counts as dead
 NAME = "receiver"
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("receiver.queues")
 
 
 # huey has no types, which mypy minds in a base class.

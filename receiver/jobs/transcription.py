@@ -7,15 +7,15 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from .hooks import CHUNK, HookFailed, printable_lines, refresh
-from .jobs import Event, open_recording
-from .naming import extension_of
-from .playback import MEDIA_TYPES
-from .storage import Recording, Storage
+from ..core.naming import extension_of
+from ..reading.playback import MEDIA_TYPES
+from ..storage import Recording, Storage
+from .command import CHUNK, HookFailed, printable_lines, refresh
 from .webhook import LONGEST_REASON, post
+from .work import Event, open_recording
 
 if TYPE_CHECKING:
-    from .catalog import Catalog
+    from ..catalog.catalog import Catalog
 
 ANSWER_SECONDS = 600  # for sending, too
 LONGEST_ANSWER = 32 * 1024 * 1024  # bytes; whole days of speech

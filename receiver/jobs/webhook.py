@@ -15,11 +15,11 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from .errors import InvalidName, SettingError
-from .hooks import HookFailed, digest_of, metadata_of, printable_lines
-from .jobs import Event, open_recording
-from .naming import RecordingName
-from .storage import Outcome, Storage
+from ..core.naming import RecordingName
+from ..errors import InvalidName, SettingError
+from ..storage import Outcome, Storage
+from .command import HookFailed, digest_of, metadata_of, printable_lines
+from .work import Event, open_recording
 
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 30  # for all of it, connecting too

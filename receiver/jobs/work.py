@@ -4,7 +4,6 @@ A recording's jobs are in the queue before its sender gets a 2xx, and each kind 
 for the same bytes, however often they are sent.
 """
 
-import argparse
 import json
 import logging
 import time
@@ -18,10 +17,10 @@ from typing import Any
 from huey import crontab
 from huey.exceptions import CancelExecution
 
-from .errors import NotStored, ReceiverError, SettingError, StorageUnavailable
-from .naming import numbered
-from .queues import open_queue
-from .storage import Recording, Storage, Stored
+from ..core.naming import numbered
+from ..errors import NotStored, ReceiverError, StorageUnavailable
+from ..storage import Recording, Storage, Stored
+from .queue import open_queue
 
 RETRIES = 9
 FIRST_PAUSE = 5  # seconds
@@ -30,7 +29,7 @@ QUEUED, DONE, FAILED = "queued", "done", "failed"
 MOST_MISSING = 10  # numbered names that are looked for after the last that is there
 KEPT = 30 * 24 * 60 * 60  # seconds for which it is known that a job was done
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("receiver.jobs")
 
 
 @dataclass(frozen=True)
@@ -199,26 +198,6 @@ class Jobs:
         ).run()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m receiver.jobs",
-        description="Do what the receiver's settings ask for after a recording is stored.",
-    )
-    parser.add_argument("--threads", type=int, default=4, help="jobs at a time (default: 4)")
-    threads = parser.parse_args().threads
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
-    logging.getLogger("huey").setLevel(logging.WARNING)
-    try:
-        from . import create_app
-
-        jobs: Jobs | None = create_app().extensions.get("jobs")
-        if not jobs:
-            raise SettingError("nothing is to be done after storing: see KZR_ON_STORED")
-        jobs.work(threads)
-    except SettingError as error:
-        raise SystemExit(f"receiver: {error}") from None
-
-
 def open_recording(storage: Storage, event: Event) -> tuple[str, Recording]:
     """Open the recording of an event, under the path that it has by now; or raise `NotStored`."""
     missing = 0  # in a row: older ones may have been deleted
@@ -236,7 +215,3 @@ def open_recording(storage: Storage, event: Event) -> tuple[str, Recording]:
             return path, recording
         recording.close()
     raise AssertionError("there is no end of numbers")
-
-
-if __name__ == "__main__":
-    main()

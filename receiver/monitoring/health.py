@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, current_app
 
-from .errors import ReceiverError
-from .storage import Storage
+from ..errors import ReceiverError
+from ..storage import Storage
 
 if TYPE_CHECKING:
-    from .catalog import Catalog
+    from ..catalog.catalog import Catalog
 
 health = Blueprint("health", __name__)
 

@@ -21,9 +21,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from .access import is_in
-from .errors import Forbidden
-from .storage import Storage
+from ..access import is_in
+from ..errors import Forbidden
+from ..storage import Storage
 
 metrics = Blueprint("metrics", __name__)
 

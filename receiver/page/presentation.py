@@ -11,10 +11,10 @@ from typing import Any
 
 from flask import Response, url_for
 
-from .catalog import Catalog, Page
-from .catalog_search import Query
-from .description import Description
-from .page_query import link, url
+from ..catalog.catalog import Catalog, Page
+from ..catalog.description import Description
+from ..catalog.search import Query
+from .query import link, url
 from .transcript import excerpt, pieces
 
 DAYS = 30  # in the chart

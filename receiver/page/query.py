@@ -8,11 +8,11 @@ from urllib.parse import quote, urlencode
 
 from flask import current_app, request, url_for
 
-from .catalog_search import Query
-from .catalog_tables import SORTS
-from .description import Description
-from .errors import InvalidName, ReceiverError
-from .naming import RecordingName
+from ..catalog.description import Description
+from ..catalog.search import Query
+from ..catalog.tables import SORTS
+from ..core.naming import RecordingName
+from ..errors import InvalidName, ReceiverError
 
 LONGEST_SEARCH = 200  # characters
 MOST_ON_A_PAGE = 200

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .catalog_tables import cut, folded
+from ..catalog.tables import cut, folded
 
 BEFORE, AFTER = 70, 130  # characters of an excerpt around the first word that was found
 

@@ -14,15 +14,27 @@ from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, g, render_template, request
 
-from .access import Access
-from .audit import audit
-from .catalog import Catalog, Page
-from .catalog_search import Query
-from .catalog_tables import SORTS
-from .description import LONGEST_SIDECAR, Description, read_metadata
-from .errors import CatalogUnavailable, NotStored, ReceiverError
-from .naming import sidecar
-from .page_query import (
+from ..access import Access
+from ..catalog.catalog import Catalog, Page
+from ..catalog.description import LONGEST_SIDECAR, Description, read_metadata
+from ..catalog.search import Query
+from ..catalog.tables import SORTS
+from ..core.naming import sidecar
+from ..errors import CatalogUnavailable, NotStored, ReceiverError
+from ..reading.audit import audit
+from ..reading.playback import MEDIA_TYPES, answer
+from ..storage import Storage
+from .presentation import (
+    FILTERS,
+    as_json,
+    csv_lines,
+    filename,
+    flat,
+    json_response,
+    last_days,
+    list_as_json,
+)
+from .query import (
     LONGEST_SEARCH,
     MOST_ON_A_PAGE,
     BadQuery,
@@ -34,18 +46,6 @@ from .page_query import (
     receiver_url,
     url,
 )
-from .playback import MEDIA_TYPES, answer
-from .presentation import (
-    FILTERS,
-    as_json,
-    csv_lines,
-    filename,
-    flat,
-    json_response,
-    last_days,
-    list_as_json,
-)
-from .storage import Storage
 from .transcript import parse_vtt
 
 ASSETS = {"style.css": "text/css", "player.js": "text/javascript", "icon.svg": "image/svg+xml"}

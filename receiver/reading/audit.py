@@ -11,7 +11,7 @@ from flask import current_app, request
 LISTENING = 60 * 60.0  # seconds, in which whoever seeks in a recording is one and the same listener
 MOST_LISTENERS = 4096
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("receiver.audit")
 _lock = threading.Lock()
 _listeners: dict[tuple[str, ...], float] = {}
 

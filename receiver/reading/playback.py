@@ -11,11 +11,11 @@ from urllib.parse import quote
 from flask import Blueprint, Response, current_app, request
 from werkzeug.wsgi import FileWrapper, wrap_file
 
-from .access import Access
+from ..access import Access
+from ..core.naming import NO_NAME, RecordingName, extension_of
+from ..errors import InvalidName, NotStored, Superseded
+from ..storage import Recording, Storage
 from .audit import audit
-from .errors import InvalidName, NotStored, Superseded
-from .naming import NO_NAME, RecordingName, extension_of
-from .storage import Recording, Storage
 
 playback = Blueprint("playback", __name__)
 

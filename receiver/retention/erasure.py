@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from .copying import in_parallel
-from .errors import CatalogUnavailable, Held, NotStored
+from ..core.naming import SIDECARS, RecordingName, extension_of, original, sidecar
+from ..errors import CatalogUnavailable, Held, NotStored
+from ..storage import Listed, Storage
+from ..storage.base import sha256_of, storage_errors
+from ..storage.copying import in_parallel
 from .holds import JOBS, hold_of, is_stored, told_of, versions
-from .naming import SIDECARS, RecordingName, extension_of, original, sidecar
-from .retention import catalog_failed, forget, reported
-from .storage import Listed, Storage
-from .storage.base import sha256_of, storage_errors
+from .purge import catalog_failed, forget, reported
 
 if TYPE_CHECKING:
-    from .catalog import Catalog
+    from ..catalog.catalog import Catalog
 
 _CALLER = ("caller_id_number", "from")
 _CALLEE = ("callee_id_number", "to")

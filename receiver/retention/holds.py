@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from .copying import in_parallel
-from .description import LONGEST_SIDECAR
-from .errors import (
+from ..catalog.description import LONGEST_SIDECAR
+from ..core.naming import extension_of, original, sidecar
+from ..errors import (
     NotStored,
     ReceiverError,
     StorageUnavailable,
 )
-from .naming import extension_of, original, sidecar
-from .storage import Listed, Storage
-from .storage.base import HOLD, storage_errors
+from ..storage import Listed, Storage
+from ..storage.base import HOLD, storage_errors
+from ..storage.copying import in_parallel
 
 ATTEMPTS = 10  # at a name that others keep publishing under meanwhile
 JOBS = 4  # recordings at a time

@@ -5,14 +5,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .copying import in_parallel
-from .description import account_of
-from .errors import CatalogUnavailable, NotStored, ReceiverError, SettingError
+from ..catalog.description import account_of
+from ..errors import CatalogUnavailable, NotStored, ReceiverError, SettingError
+from ..storage import Listed, Storage
+from ..storage.copying import in_parallel
 from .holds import JOBS, hold_of, told_of
-from .storage import Listed, Storage
 
 if TYPE_CHECKING:
-    from .catalog import Catalog
+    from ..catalog.catalog import Catalog
 
 DAY = 24 * 60 * 60  # seconds
 FOR_EVER = "recordings are kept for ever: set KZR_KEEP_DAYS"
@@ -112,7 +112,7 @@ def _days(storage: Storage, path: str, keep_days: Mapping[str, int]) -> int | No
 
 def forget(catalog: "Catalog", storage: Storage, paths: Iterable[str]) -> list[str]:
     """Remove recordings from the catalog, but those that are stored again; return what failed."""
-    from .indexing import describe_all
+    from ..catalog.indexing import describe_all
 
     gone = sorted(paths)
     try:

@@ -6,14 +6,14 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .copying import in_parallel
-from .errors import NotStored, ReceiverError
+from ..errors import NotStored, ReceiverError
+from ..storage import Listed, Storage
+from ..storage.base import sha256_of, storage_errors
+from ..storage.copying import in_parallel
 from .holds import is_stored, told_of
-from .storage import Listed, Storage
-from .storage.base import sha256_of, storage_errors
 
 if TYPE_CHECKING:
-    from .catalog import Catalog
+    from ..catalog.catalog import Catalog
 
 ATTEMPTS = 3  # to read a recording that is superseded meanwhile
 INDEXING = 60  # seconds in which a recording gets into the catalog

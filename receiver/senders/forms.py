@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData, State
 
-from .body import Body, check_written
-from .errors import IncompleteBody
+from ..core.body import Body, check_written
+from ..errors import IncompleteBody
 from .metadata import LONGEST_JSON, from_json
 
 READ_SIZE = 64 * 1024  # bytes; a multiple of four, as base64 comes in fours

@@ -13,9 +13,9 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from .body import Body
-from .errors import IncompleteBody, SettingError, StorageFailed
-from .storage.base import remove_abandoned
+from ..core.body import Body
+from ..errors import IncompleteBody, SettingError, StorageFailed
+from ..storage.base import remove_abandoned
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

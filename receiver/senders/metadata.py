@@ -4,7 +4,7 @@ import json
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from .errors import IncompleteBody
+from ..errors import IncompleteBody
 
 MOST_FIELDS = 64
 LONGEST_NAME = 64  # characters

@@ -14,8 +14,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import BinaryIO, cast
 
+from ..core.naming import RecordingName
 from ..errors import Held, StorageFailed, StorageFull
-from ..naming import RecordingName
 
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750

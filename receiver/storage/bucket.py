@@ -15,6 +15,7 @@ from itertools import count
 from mimetypes import guess_type
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from ..core.naming import SIDECARS, RecordingName, has_extension, is_recording, original, sidecar
 from ..errors import (
     NameExists,
     NameTaken,
@@ -24,7 +25,6 @@ from ..errors import (
     StorageFull,
     StorageUnavailable,
 )
-from ..naming import SIDECARS, RecordingName, has_extension, is_recording, original, sidecar
 from .base import (
     HOLD,
     Listed,
@@ -36,7 +36,7 @@ from .base import (
     spool_folder,
     storage_errors,
 )
-from .object_store import READ_SIZE, Bucket, Changed, Found, ObjectReader, is_in_use
+from .objects import READ_SIZE, Bucket, Changed, Found, ObjectReader, is_in_use
 from .trial import in_child
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TypeVar
 
-from .body import check_written
-from .errors import NotStored, ReceiverError, StorageFailed
-from .naming import SIDECARS, sidecar
-from .storage import Listed, Outcome, Storage
-from .storage.base import sha256_of
+from ..core.body import check_written
+from ..core.naming import SIDECARS, sidecar
+from ..errors import NotStored, ReceiverError, StorageFailed
+from . import Listed, Outcome, Storage
+from .base import sha256_of
 
 READ_SIZE = 256 * 1024  # bytes
 T = TypeVar("T")

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from ..core.naming import RecordingName, is_recording, sidecar
 from ..errors import (
     NameExists,
     NameTaken,
@@ -22,7 +23,7 @@ from ..errors import (
     StorageFull,
     StorageUnavailable,
 )
-from ..naming import RecordingName, is_recording, sidecar
+from ..sql import Busy, Database, code_of, is_full, is_passing, is_refused, line_of
 from . import rows
 from .base import (
     HOLD,
@@ -35,7 +36,6 @@ from .base import (
     spool_folder,
     storage_errors,
 )
-from .engine import Busy, Database, code_of, is_full, is_passing, is_refused, line_of
 from .rows import Content, chunks, files
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from ..core.naming import SIDECARS, RecordingName, is_recording, sidecar
 from ..errors import NameExists, NameTaken, NotStored, ReceiverError, SettingError
-from ..naming import SIDECARS, RecordingName, is_recording, sidecar
 from .base import (
     FILE_MODE,
     FOLDER_MODE,
@@ -23,7 +23,7 @@ from .base import (
     held,
     storage_errors,
 )
-from .entry import (
+from .versions import (
     REFUSE_LINKS,
     Entry,
     link_file,

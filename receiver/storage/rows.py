@@ -30,10 +30,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
+from ..core.naming import SIDECARS, RecordingName, sidecar
 from ..errors import StorageFailed
-from ..naming import SIDECARS, RecordingName, sidecar
+from ..sql import Changed
 from .base import sha256_of
-from .engine import Changed
 
 # Each upload has some copies of a chunk in memory, and MySQL takes one in a packet, in hexadecimal.
 CHUNK_SIZE = 256 * 1024  # bytes

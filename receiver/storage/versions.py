@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import BinaryIO
 
-from ..naming import SIDECARS, STEP, RecordingName
+from ..core.naming import SIDECARS, STEP, RecordingName
 
 READ_SIZE = 256 * 1024  # bytes
 REFUSE_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC

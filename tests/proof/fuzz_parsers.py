@@ -49,9 +49,8 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
 from receiver import forms, metadata
-from receiver.body import Body
-from receiver.errors import IncompleteBody, InvalidName
-from receiver.naming import (
+from receiver.core.body import Body
+from receiver.core.naming import (
     LONGEST_FILENAME,
     SIDECARS,
     RecordingName,
@@ -62,7 +61,8 @@ from receiver.naming import (
     original,
     sidecar,
 )
-from receiver.target import SentPath
+from receiver.errors import IncompleteBody, InvalidName
+from receiver.senders.target import SentPath
 
 CORPUS = Path(__file__).parent.parent / "data" / "fuzz"
 LONGEST_INPUT = 4096  # bytes

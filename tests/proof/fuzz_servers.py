@@ -14,7 +14,7 @@ from conftest import Receiver
 from fronts import Nginx
 from fuzz_requests import TRAPS
 
-from receiver.naming import numbered
+from receiver.core.naming import numbered
 
 OBSTACLE = re.compile(
     rb"could not store: (Not a recording, move it away|Not a directory|Is a directory"

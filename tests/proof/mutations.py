@@ -50,14 +50,14 @@ class Mutation:
         path.write_text(text.replace(self.old, self.new))
 
 
-BODY = "receiver/body.py"
+BODY = "receiver/core/body.py"
 DIRECTORY = "receiver/storage/directory.py"
-ENTRY = "receiver/storage/entry.py"
-NAMING = "receiver/naming.py"
-UPLOAD = "receiver/upload.py"
+ENTRY = "receiver/storage/versions.py"
+NAMING = "receiver/core/naming.py"
+UPLOAD = "receiver/core/upload.py"
 ACCESS = "receiver/access.py"
-FORMS = "receiver/forms.py"
-HANDOVER = "receiver/handover.py"
+FORMS = "receiver/senders/forms.py"
+HANDOVER = "receiver/senders/handover.py"
 
 IN_BODY = ("test_body.py",)
 IN_REFUSALS = ("test_body.py::TestRefused",)
