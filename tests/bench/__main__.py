@@ -1,10 +1,10 @@
 """Compares the receiver's speed with that of others, in one run.
 
-    python tests/bench.py servers     the PHP receiver and nginx's own upload
-    python tests/bench.py storages    a plain client of each storage
-    python tests/bench.py extras      the receiver without its catalog, metrics and jobs
-    python tests/bench.py catalog     searches among a million recordings
-    python tests/bench.py --help
+    python tests/bench servers     the PHP receiver and nginx's own upload
+    python tests/bench storages    a plain client of each storage
+    python tests/bench extras      the receiver without its catalog, metrics and jobs
+    python tests/bench catalog     searches among a million recordings
+    python tests/bench --help
 
 Prints a Markdown table. The receiver has synced each upload before it answers; other servers sync
 nothing. Rounds are interleaved, so that what else the machine does meets all alike.
@@ -26,9 +26,13 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from conftest import Receiver, Storing, need
-from fronts import ApacheProxy, ModWsgi, Nginx, installed, world_readable_folder
-from php import ModPhp, NginxDav, NginxPhpFpm, newest
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.clients import Storing
+from support.fronts import ApacheProxy, ModWsgi, Nginx, installed, world_readable_folder
+from support.needs import need
+from support.php import ModPhp, NginxDav, NginxPhpFpm, newest
+from support.receivers import Receiver
 
 CLIENTS = 8
 LARGE = 100_000_000  # bytes
@@ -249,9 +253,9 @@ def scratch(parent: Path) -> Iterator[Path]:
 
 
 def storages(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
-    import bench_storages  # which needs all of their clients
+    import storages  # which needs all of their clients
 
-    head, *cells = bench_storages.rows(folder, rounds, seconds)
+    head, *cells = storages.rows(folder, rounds, seconds)
     yield row(head)
     yield row(["---"] + ["---:"] * (len(head) - 1))
     yield from map(row, cells)
@@ -301,9 +305,9 @@ def extras(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
 
 
 def catalog(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
-    import bench_catalog
+    import catalog
 
-    head, *cells = bench_catalog.rows(folder)
+    head, *cells = catalog.rows(folder)
     yield row(head)
     yield row(["---"] + ["---:"] * (len(head) - 1))
     yield from map(row, cells)

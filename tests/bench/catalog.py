@@ -13,12 +13,12 @@ from statistics import median
 
 import click
 import psycopg
-from databases import PostgreSQL
 
 from receiver.catalog import Catalog
 from receiver.catalog_search import Query
 from receiver.catalog_tables import tables
 from receiver.description import Description
+from support.databases import PostgreSQL
 
 RECORDINGS = 1_000_000
 BATCH = 2_000

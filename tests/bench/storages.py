@@ -20,13 +20,13 @@ from urllib.parse import unquote, urlsplit
 import obstore
 import psycopg
 import pymysql
-from buckets import Moto, Rclone, Server
-from databases import MariaDB, PostgreSQL
 from obstore.store import from_url
 
 from receiver.naming import RecordingName
 from receiver.storage import Storage, open_storage
 from receiver.storage.rows import CHUNK_SIZE
+from support.buckets import Moto, Rclone, Server
+from support.databases import MariaDB, PostgreSQL
 
 THREADS = 8
 SIZE = 1_000_000  # bytes

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from conftest import PROJECT, wait_for
-from test_storage import publish
 
 from receiver.catalog import Catalog, Page
 from receiver.catalog_search import Query
@@ -26,6 +24,9 @@ from receiver.errors import CatalogUnavailable, SettingError
 from receiver.indexing import Indexer, reindex
 from receiver.naming import RecordingName
 from receiver.storage import Storage, open_storage
+from support.paths import PROJECT
+from support.storages import publish
+from support.waiting import wait_for
 
 ACCOUNT = "4f8c2d6ba1e04be39c1d7f60a2b3c4d5"
 MAY_1 = datetime(2026, 5, 1, 12).timestamp()

@@ -1,56 +1,27 @@
 """`flask --app app check URL`: the real command on real receivers, and on worse servers."""
 
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
-from conftest import PROJECT, Receiver, free_port, need
 
 from receiver.naming import RecordingName
+from support.checking import Checked, url_of
+from support.needs import need
+from support.ports import free_port
+from support.receivers import Receiver
 
 LINES = 14  # one for each check
-
-
-class Checked:
-    """What the command printed, by the first word of its lines."""
-
-    def __init__(self, url: str, *, cwd: Path = PROJECT, **settings: object) -> None:
-        environ = {name: value for name, value in os.environ.items() if name[:4] != "KZR_"}
-        result = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", str(PROJECT / "app.py"), "check", url],
-            cwd=cwd,
-            env=environ | {f"KZR_{name.upper()}": str(value) for name, value in settings.items()},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        self.status, self.text, self.errors = result.returncode, result.stdout, result.stderr
-        assert "Traceback" not in self.text + self.errors
-        lines = self.text.splitlines()
-        self.ok = [line[5:] for line in lines if line.startswith("ok   ")]
-        self.notes = [line[5:] for line in lines if line.startswith("note ")]
-        self.failed = [
-            f"{line[5:]} ->{advice[4:]}"
-            for line, advice in pairwise(lines)
-            if line.startswith("FAIL ")
-        ]
 
 
 @pytest.fixture
 def check(tmp_path: Path) -> Callable[[str], Checked]:
     return lambda url: Checked(url, storage=tmp_path / "unused")
-
-
-def url_of(server: Receiver, credentials: str = "", path: str = "/kzr") -> str:
-    return f"http://{credentials}127.0.0.1:{server.port}{path}"
 
 
 class TestGoodReceiver:

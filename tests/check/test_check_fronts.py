@@ -4,8 +4,9 @@ import os
 import re
 
 import pytest
-from fronts import FRONTS, ApacheProxy, ModWsgi, Nginx
-from test_check import Checked, url_of
+
+from support.checking import Checked, url_of
+from support.fronts import FRONTS, ApacheProxy, ModWsgi, Nginx
 
 
 def check(front, tmp_path, credentials: str = "") -> Checked:

@@ -7,10 +7,12 @@ import struct
 import time
 
 import pytest
-from conftest import Receiver, read_answer, wait_for
 
 from receiver.body import DRAIN_BYTES, Body
 from receiver.errors import IncompleteBody, LengthRequired
+from support.clients import read_answer
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 HEAD = b"PUT /kzr/call_recording_X.mp3 HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

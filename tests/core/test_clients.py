@@ -6,7 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Receiver, need
+
+from support.needs import need
+from support.paths import PROJECT, TESTS
+from support.receivers import Receiver
 
 AUDIO = os.urandom(300_000)
 # Kazoo's kz_http ends in this call of httpc.
@@ -76,7 +79,7 @@ class TestKazoo:
     """Kazoo's requests by Erlang's own client, which refuses only raw UTF-8 (see test_wire)."""
 
     def test_all_that_is_stored_is_read_back_the_same(self, back_end, audio):
-        script = Path(__file__).parent / "kazoo.escript"
+        script = TESTS / "support" / "kazoo.escript"
         printed = subprocess.run(
             [need("escript"), script, str(back_end.port), audio],
             capture_output=True,
@@ -117,7 +120,7 @@ class TestCurl:
 
 
 def test_readme_shows_callflows_that_are_json():
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (PROJECT / "README.md").read_text()
     blocks = [block.split("```")[0] for block in readme.split("```json\n")[1:]]
     modules = {json.loads(block).get("module") for block in blocks}
     assert {"record_call", "record_caller", None} == modules

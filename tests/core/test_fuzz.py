@@ -2,12 +2,13 @@
 
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
-from conftest import need
 
-sys.path.append(str(Path(__file__).parent / "proof"))
+from support.needs import need
+from support.paths import TESTS
+
+sys.path.append(str(TESTS / "proof"))
 
 import fuzz
 import fuzz_parsers

@@ -8,10 +8,10 @@ import shutil
 import socket
 
 import pytest
-from conftest import Storing
-from fronts import FRONTS
-from php import ModPhp
-from test_fronts import stored
+
+from support.clients import Storing
+from support.fronts import FRONTS, stored
+from support.php import ModPhp
 
 KZR = "/kzr/call_recording_"
 

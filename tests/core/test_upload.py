@@ -1,7 +1,8 @@
 """The URL rule and the answers, on a running receiver."""
 
 import pytest
-from conftest import Receiver
+
+from support.receivers import Receiver
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])

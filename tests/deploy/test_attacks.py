@@ -15,8 +15,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import Answer, Receiver, Storing, need_root, wait_for
-from fronts import FRONTS, installed, world_readable_folder
+
+from support.clients import Answer, Storing
+from support.fronts import FRONTS, installed, world_readable_folder
+from support.needs import need_root
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 USER, SECRET, TOKEN = "jörg", "über-geheim", "t0ken-ä"
 CANARIES = {"canary.mp3": b"canary", "FOLDER/canary.mp3": b"canary", ".handover/canary": b"canary"}

@@ -5,9 +5,11 @@ import socket
 import time
 
 import pytest
-from conftest import Receiver, wait_for
-from fronts import FRONTS, Front, Htaccess, ModWsgi
-from test_wire import captures, check, expected_path, request
+
+from support.fronts import FRONTS, Front, Htaccess, ModWsgi, stored
+from support.receivers import Receiver
+from support.waiting import wait_for
+from support.wire import captures, check, expected_path, request
 
 HEAD = b"PUT /kzr/call_recording_X.mp3 HTTP/1.1\r\nHost: x\r\n"
 ALL = list(FRONTS)
@@ -26,16 +28,6 @@ def front(started: Front) -> Front:
         if path.name != ".handover":
             os.system(f"rm -rf '{path}'")
     return started
-
-
-def stored(front: Front) -> dict[str, bytes]:
-    """What is stored, once nginx has removed its own names of what it handed over."""
-
-    def settled() -> list[dict[str, bytes]]:
-        files = front.stored()
-        return [] if any(".handover/" in path for path in files) else [files]
-
-    return wait_for(settled)[0]
 
 
 @pytest.mark.parametrize("capture", captures())

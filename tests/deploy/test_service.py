@@ -10,8 +10,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, free_port, need, read_answer, wait_for
-from fronts import installed
+
+from support.clients import read_answer
+from support.fronts import installed
+from support.needs import need
+from support.paths import PROJECT
+from support.ports import free_port
+from support.waiting import wait_for
 
 DEPLOY = PROJECT / "deploy"
 

@@ -17,11 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import free_port, need, wait_for
-from speech import PAUSE, SpeechServer, say
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
-from test_storage import NAME, publish
 
 from receiver import config, hooks, transcription, webhook
 from receiver.catalog import Catalog
@@ -33,6 +30,11 @@ from receiver.jobs import Event
 from receiver.naming import RecordingName, numbered, sidecar
 from receiver.storage import Storage, open_storage
 from receiver.webhook import is_public, key_of, sign
+from support.needs import need
+from support.ports import free_port
+from support.speech import PAUSE, SpeechServer, say
+from support.storages import NAME, publish
+from support.waiting import wait_for
 
 AUDIO = b"RIFF" + bytes(range(256)) * 4000  # more than is read at a time
 DIGEST = hashlib.sha256(AUDIO).hexdigest()

@@ -9,15 +9,16 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import PROJECT, wait_for
-from queues import Redis, Worker
-from test_storage import publish
 
 from receiver.errors import SettingError, StorageUnavailable
 from receiver.jobs import FIRST_PAUSE, KEPT, PAUSE_FACTOR, RETRIES, Event, Jobs, open_recording
 from receiver.naming import RecordingName
 from receiver.queues import open_queue
 from receiver.storage import Storage, open_storage
+from support.paths import PROJECT
+from support.queues import Redis, Worker
+from support.storages import publish
+from support.waiting import wait_for
 
 NAME = RecordingName("A", "x", "mp3")
 

@@ -11,11 +11,13 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import Receiver, read_answer, wait_for
-from queues import Redis, Worker
 
 from receiver.jobs import Jobs
 from receiver.storage import open_storage
+from support.clients import read_answer
+from support.queues import Redis, Worker
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 SECONDS = float(os.environ.get("JOBS_KILL_SECONDS", "12"))
 CLIENTS = 3

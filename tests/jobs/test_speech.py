@@ -1,11 +1,13 @@
 """A call from its upload to its transcript on the page, with speech that a real engine hears."""
 
 import pytest
-from chromium import chromium, complaints, play, reader, send
-from conftest import Receiver, wait_for
 from playwright.sync_api import BrowserContext, expect
-from queues import Worker
-from speech import SpeechServer, say
+
+from support.chromium import chromium, complaints, play, reader, send
+from support.queues import Worker
+from support.receivers import Receiver
+from support.speech import SpeechServer, say
+from support.waiting import wait_for
 
 SENTENCES = ["please call the manager tomorrow morning", "the meeting is on monday at nine"]
 # The engine and the voice always give the same; that these are heard is all that is asked of them.

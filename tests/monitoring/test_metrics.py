@@ -7,7 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Receiver, need, need_root, wait_for
+
+from support.needs import need, need_root
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 
 def figures(receiver: Receiver) -> dict[str, float]:

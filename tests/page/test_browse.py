@@ -13,7 +13,6 @@ from datetime import date, timedelta
 from urllib.parse import quote, unquote, urlencode
 
 import pytest
-from conftest import Answer, Receiver, wait_for
 from flask import Flask
 
 from receiver import create_app
@@ -21,6 +20,9 @@ from receiver.catalog import Catalog
 from receiver.presentation import cell
 from receiver.transcript import Segment, excerpt, parse_vtt, pieces
 from receiver.transcription import to_vtt
+from support.clients import Answer
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 AUDIO = bytes(range(256)) * 40
 ANN = {"caller_id_name": "Ann Smith", "caller_id_number": "+15550100", "callee_id_number": "2000"}

@@ -4,11 +4,12 @@ import os
 from datetime import date, timedelta
 
 import pytest
-from chromium import chromium, complaints, faults, play, reader, send, tone
-from conftest import Receiver, wait_for
 from playwright.sync_api import Locator, Page, expect
 
 from receiver.transcription import to_vtt
+from support.chromium import chromium, complaints, faults, play, reader, send, tone
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 HOSTILE = "<script>alert(1)</script>"
 ACCENTED = "Jörg & 李"

@@ -7,9 +7,11 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from conftest import Receiver, Storing
-from fronts import Apache, Nginx, installed
 from werkzeug.security import generate_password_hash
+
+from support.clients import Storing
+from support.fronts import Apache, Nginx, installed
+from support.receivers import Receiver
 
 X = "/kzr/call_recording_X.mp3"
 AUDIO = bytes(range(256)) * 100

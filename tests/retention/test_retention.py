@@ -11,17 +11,18 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
-from test_storage import publish
 
 from receiver.catalog import Catalog
 from receiver.erasure import Wanted, digits_of, erase, find
-from receiver.errors import CatalogUnavailable, NotStored, SettingError, StorageFailed
+from receiver.errors import NotStored, SettingError, StorageFailed
 from receiver.holds import hold, hold_of, holds, release, versions
 from receiver.indexing import reindex
 from receiver.naming import RecordingName
 from receiver.retention import purge
 from receiver.storage import Storage, open_storage
+from support.paths import PROJECT
+from support.retention import Down, attach, etag_of, run
+from support.storages import publish
 
 ACCOUNT = "4f8c2d6ba1e04be39c1d7f60a2b3c4d5"
 OTHER_ACCOUNT = "0123456789abcdef0123456789abcdef"
@@ -37,32 +38,8 @@ TOLD = {
 }
 
 
-def run(url: str, *arguments: object, answer: str = "", **settings: object):
-    """`flask --app app` with a storage and further settings."""
-    environ = {name: value for name, value in os.environ.items() if name[:4] != "KZR_"}
-    environ |= {f"KZR_{name.upper()}": str(value) for name, value in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "app", *map(str, arguments)],
-        cwd=PROJECT,
-        env=environ | {"KZR_STORAGE": url},
-        input=answer,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 def told(**fields: object) -> bytes:
     return json.dumps(TOLD | fields).encode()
-
-
-def etag_of(storage: Storage, path: str) -> str:
-    with closing(storage.open(path)) as recording:
-        return recording.etag
-
-
-def attach(storage: Storage, path: str, kind: str, data: bytes) -> None:
-    storage.attach(path, kind, data, etag_of(storage, path))
 
 
 @pytest.fixture
@@ -84,13 +61,6 @@ def catalog(tmp_path):
     catalog = Catalog(f"sqlite:///{tmp_path}/catalog.sqlite")
     yield catalog
     catalog.close()
-
-
-class Down:
-    """A catalog that cannot be reached."""
-
-    def __getattr__(self, name: str):
-        raise CatalogUnavailable("the catalog cannot be reached: refused")
 
 
 def in_days(days: float) -> float:

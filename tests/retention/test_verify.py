@@ -8,8 +8,6 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from test_retention import Down, attach, run
-from test_storage import publish
 
 from receiver.catalog import Catalog
 from receiver.description import describe
@@ -18,6 +16,8 @@ from receiver.indexing import reindex
 from receiver.naming import RecordingName
 from receiver.storage import Storage, open_storage
 from receiver.verify import verify
+from support.retention import Down, attach, run
+from support.storages import publish
 
 NAMES = [
     RecordingName("ACCOUNT/USER", "abc@10.0.0.1", "mp3"),

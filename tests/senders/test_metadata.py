@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from conftest import Receiver
 
 from receiver import metadata
 from receiver.errors import IncompleteBody
+from support.receivers import Receiver
 
 
 def test_query_is_decoded_as_kazoo_encodes_it():

@@ -8,12 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
-from backends import Backend
-from conftest import SharedReceiver, read_answer, wait_for
-from fronts import NginxServer
-from test_kill import Scanner, check_nothing_is_lost, hammer, is_whole, recording
-from test_memory import GIB, MIB, send
-from test_wire import captures, check
+
+from support.backends import Backend
+from support.clients import read_answer
+from support.fronts import NginxServer
+from support.killing import Scanner, check_nothing_is_lost, hammer, is_whole, recording
+from support.memory import GIB, MIB, send
+from support.receivers import SharedReceiver
+from support.waiting import wait_for
+from support.wire import captures, check
 
 READERS = "kazoo:secret"
 SECONDS = 10

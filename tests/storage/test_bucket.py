@@ -15,9 +15,6 @@ from collections import Counter
 from contextlib import closing, suppress
 
 import pytest
-from buckets import KEY, SECRET, Moto, Rclone, Server
-from conftest import free_port, wait_for
-from test_storage import StorageContract, publish
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 from receiver import create_app
@@ -25,6 +22,11 @@ from receiver.errors import NameTaken, SettingError, StorageFailed, StorageUnava
 from receiver.naming import RecordingName
 from receiver.playback import answer
 from receiver.storage import Outcome, Storage, bucket, object_store, open_storage
+from support.buckets import KEY, SECRET, Moto, Rclone, Server
+from support.contract import StorageContract
+from support.ports import free_port
+from support.storages import publish
+from support.waiting import wait_for
 
 READER = {"Authorization": "Basic " + base64.b64encode(b"kazoo:secret").decode()}
 PATH = "ACCOUNT/USER/abc@10.0.0.1.mp3"

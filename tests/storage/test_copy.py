@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
-from test_storage import publish
 
 from receiver.copying import copy_all
 from receiver.naming import RecordingName
 from receiver.storage import Storage, open_storage
 from receiver.storage.directory import DirectoryStorage
+from support.paths import PROJECT
+from support.storages import publish
 
 NAMES = [
     RecordingName("ACCOUNT/USER", "abc@10.0.0.1", "mp3"),

@@ -13,10 +13,7 @@ from contextlib import closing, suppress
 
 import pytest
 import sqlalchemy
-from conftest import PROJECT, free_port
-from databases import PASSWORD, Server
 from sqlalchemy import event, text
-from test_storage import NAME, StorageContract, publish
 
 from receiver.errors import NameTaken, SettingError, StorageFailed, StorageFull, StorageUnavailable
 from receiver.naming import RecordingName
@@ -24,6 +21,11 @@ from receiver.storage import Outcome, database, open_storage, rows
 from receiver.storage.database import DatabaseStorage
 from receiver.storage.engine import DRIVERS, Database
 from receiver.storage.rows import CHUNK_SIZE, Content
+from support.contract import StorageContract
+from support.databases import PASSWORD, Server
+from support.paths import PROJECT
+from support.ports import free_port
+from support.storages import NAME, publish
 
 OPEN_STORAGE = """
 import sys

@@ -5,13 +5,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from buckets import Rclone
-from conftest import SharedReceiver
-from databases import Server
 
 from receiver.errors import NotStored
 from receiver.naming import SIDECARS, sidecar
 from receiver.storage import open_storage
+from support.buckets import Rclone
+from support.databases import Server
+from support.receivers import SharedReceiver
 
 
 class Backend:

@@ -11,7 +11,10 @@ from uuid import uuid4
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from conftest import free_port, need, wait_for
+
+from support.needs import need
+from support.ports import free_port
+from support.waiting import wait_for
 
 KEY, SECRET = "receiver", "wJalrXUtnFEMIsecretEXAMPLEKEY"
 REGION = "us-east-1"

@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from urllib.parse import quote, urlencode
 
 from axe_playwright_python.base import AXE_SCRIPT
-from conftest import Receiver, need, wait_for
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+
+from support.needs import need
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 USER, SECRET = "ann", "secret"
 RATE = 8000  # Hz

@@ -12,7 +12,10 @@ from urllib.parse import quote
 
 import psycopg
 import pymysql
-from conftest import free_port, need, wait_for
+
+from support.needs import need
+from support.ports import free_port
+from support.waiting import wait_for
 
 PASSWORD = "s3cret-p@ss/word"
 

@@ -9,7 +9,12 @@ from contextlib import closing
 from pathlib import Path
 from socket import socket
 
-from conftest import PROJECT, Receiver, Storing, free_port, need, wait_for
+from support.clients import Storing
+from support.needs import need
+from support.paths import PROJECT
+from support.ports import free_port
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 NGINX_CONF = (PROJECT / "deploy" / "nginx.conf").read_text()
 APACHE_CONF = (PROJECT / "deploy" / "apache.conf").read_text()
@@ -59,6 +64,16 @@ class Front(Storing):
         if self.receiver:
             self.receiver.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stored(front: Front) -> dict[str, bytes]:
+    """What is stored, once nginx has removed its own names of what it handed over."""
+
+    def settled() -> list[dict[str, bytes]]:
+        files = front.stored()
+        return [] if any(".handover/" in path for path in files) else [files]
+
+    return wait_for(settled)[0]
 
 
 class NginxServer(Front):

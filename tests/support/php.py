@@ -6,8 +6,9 @@ import subprocess
 import textwrap
 from pathlib import Path
 
-from conftest import need, wait_for
-from fronts import MODULES, Apache, Front, NginxServer
+from support.fronts import MODULES, Apache, Front, NginxServer
+from support.needs import need
+from support.waiting import wait_for
 
 # The PHP receiver of Kazoo's documentation: what it does, byte for byte, in as few lines.
 SCRIPT = """<?php

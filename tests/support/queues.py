@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import redis
-from conftest import PROJECT, free_port, need, wait_for
+
+from support.needs import need
+from support.paths import PROJECT
+from support.ports import free_port
+from support.waiting import wait_for
 
 
 class Redis:

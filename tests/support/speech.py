@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from conftest import need
 from werkzeug import Request, Response
 from werkzeug.serving import make_server
+
+from support.needs import need
 
 ENGINE_RATE = 16000  # of pocketsphinx's model
 PAUSE = 1.5  # seconds between two sentences
