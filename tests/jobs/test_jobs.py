@@ -14,7 +14,7 @@ from receiver.errors import SettingError, StorageUnavailable
 from receiver.jobs import FIRST_PAUSE, KEPT, PAUSE_FACTOR, RETRIES, Event, Jobs, open_recording
 from receiver.naming import RecordingName
 from receiver.queues import open_queue
-from receiver.storage import Storage, open_storage
+from receiver.storage import Storage
 from support.paths import PROJECT
 from support.queues import Redis, Worker
 from support.storages import publish
@@ -36,11 +36,6 @@ def url(request, tmp_path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/queue.sqlite"
     return request.getfixturevalue("redis").new_url()
-
-
-@pytest.fixture
-def storage(tmp_path) -> Storage:
-    return open_storage(str(tmp_path / "recordings"))
 
 
 class Log(list):

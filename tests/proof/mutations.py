@@ -62,10 +62,10 @@ HANDOVER = "receiver/handover.py"
 IN_BODY = ("core/test_body.py",)
 IN_REFUSALS = ("core/test_body.py::TestRefused",)
 IN_OTHER_SERVERS = ("core/test_body.py::TestOtherServers",)
-IN_STORAGE = ("storage/test_storage.py",)
+IN_STORAGE = ("storage/test_directory.py",)
 IN_FAULTS = ("core/test_faults.py",)
-IN_HANDOVER = ("deploy/test_fronts.py::TestHandover",)
-SYNCED = ("storage/test_storage.py", "core/test_faults.py")
+IN_HANDOVER = ("senders/test_handover.py::TestHandover",)
+SYNCED = ("storage/test_directory.py", "core/test_faults.py")
 
 MUTATIONS = [
     # Bodies
@@ -454,7 +454,7 @@ MUTATIONS = [
         ENTRY,
         "os.O_RDONLY | os.O_NONBLOCK | REFUSE_LINKS",
         "os.O_RDONLY | REFUSE_LINKS",
-        ("storage/test_storage.py::TestDirectory::test_what_is_no_recording_is_left_alone",),
+        ("storage/test_directory.py::TestDirectory::test_what_is_no_recording_is_left_alone",),
         seconds=20,
     ),
     # Who may write

@@ -55,13 +55,6 @@ def directory(tmp_path) -> Storage:
     return storage
 
 
-@pytest.fixture
-def catalog(tmp_path):
-    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.sqlite")
-    yield catalog
-    catalog.close()
-
-
 def test_what_is_as_it_was_is_counted(storage, catalog):
     for known in (None, catalog):
         if known:

@@ -1,4 +1,4 @@
-"""The contract that every storage keeps, and what a directory promises beyond it."""
+"""What a directory promises beyond the contract of storages."""
 
 import errno
 import os

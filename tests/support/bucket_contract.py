@@ -1,13 +1,9 @@
-"""Storages in a bucket: the contract on two servers of the S3 protocol, and what goes wrong."""
+"""The contract of storages in a bucket, and what goes wrong with one."""
 
 import base64
-import hashlib
-import logging
 import multiprocessing
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -22,7 +18,7 @@ from receiver.errors import NameTaken, SettingError, StorageFailed, StorageUnava
 from receiver.naming import RecordingName
 from receiver.playback import answer
 from receiver.storage import Outcome, Storage, bucket, object_store, open_storage
-from support.buckets import KEY, SECRET, Moto, Rclone, Server
+from support.buckets import SECRET, Server
 from support.contract import StorageContract
 from support.ports import free_port
 from support.storages import publish
@@ -38,13 +34,6 @@ def write_at_once(environ: dict[str, str], url: str, data: bytes, barrier) -> No
     storage = open_storage(url)
     barrier.wait()
     publish(storage, data)
-
-
-@pytest.fixture(scope="class")
-def server(request, tmp_path_factory):
-    server = request.cls.SERVER(tmp_path_factory.mktemp("server"))
-    yield server
-    server.stop()
 
 
 class BucketContract(StorageContract):
@@ -73,7 +62,7 @@ class BucketContract(StorageContract):
     def write(self, rounds: int, spools: list[str]) -> None:
         """16 writers with different bytes at once, each with one of the spool folders."""
         context = multiprocessing.get_context("forkserver")  # this process has used obstore
-        context.set_forkserver_preload(["test_bucket"])
+        context.set_forkserver_preload([__name__])
         barrier = context.Barrier(16)
         for round_ in range(rounds):
             writers = []
@@ -377,119 +366,3 @@ class BucketContract(StorageContract):
         assert answer.status == 302
         with urllib.request.urlopen(answer.headers["Location"]) as direct:
             assert (direct.read(), direct.headers["Content-Type"]) == (b"audio", "audio/mpeg")
-
-
-class TestMoto(BucketContract):
-    """A server that knows conditions: nothing is lost even between receivers that share no disk."""
-
-    SERVER = Moto
-
-    def test_receivers_on_several_machines_lose_nothing(self):
-        """Two spool folders stand for two machines: their receivers share no lock."""
-        spools = [str(self.tmp_path / name) for name in ("one", "other")]
-        for spool in spools:
-            os.mkdir(spool)
-        self.write(2, spools)
-
-    def test_conditions_are_known(self, caplog):
-        caplog.set_level(logging.INFO, "receiver")
-        self.open()
-        assert caplog.messages == []
-
-    def test_media_type_and_digest_are_noted(self, storage):
-        for data in (b"old", b"new"):
-            publish(storage, data, metadata=b"{}")
-        for path, data in ((PATH, b"new"), (PATH.replace(".mp3", "~1.mp3"), b"old")):
-            digest = hashlib.sha256(data).hexdigest()
-            told = self.attributes(path)
-            assert (told["ContentType"], told["Metadata"]["sha256"]) == ("audio/mpeg", digest)
-            told = self.attributes(f"{path}.json")
-            assert told["ContentType"] == "application/json"
-            assert told["Metadata"]["describes"] == digest
-
-    @pytest.mark.parametrize(("metadata", "requests"), [(b"", 2), (b"{}", 3)])
-    def test_new_recording_takes_few_requests(self, storage, metadata, requests):
-        log = self.server.folder / "log"
-        before = log.read_text().count("HTTP/1.1")
-        publish(storage, b"audio", metadata=metadata)
-        wait_for(lambda: log.read_text().count("HTTP/1.1") >= before + requests)
-        assert log.read_text().count("HTTP/1.1") == before + requests
-
-    def test_metadata_of_another_machines_upload_is_left_to_it(self, storage):
-        """Its recording, which is on its way, arrives while this one waits."""
-        other = hashlib.sha256(b"other").hexdigest()
-        put = self.server.client.put_object
-        put(
-            Bucket=self.name,
-            Key=f"some/prefix/{PATH}.json",
-            Body=b"{other}",
-            Metadata={"describes": other},
-        )
-        thread = threading.Timer(
-            0.5,
-            lambda: put(
-                Bucket=self.name,
-                Key=f"some/prefix/{PATH}",
-                Body=b"other",
-                Metadata={"sha256": other},
-            ),
-        )
-        thread.start()
-        assert publish(storage, b"own", metadata=b"{own}").outcome is Outcome.SUPERSEDED
-        thread.join()
-        kept = PATH.replace(".mp3", "~1.mp3")
-        assert self.read() == {
-            PATH: b"own",
-            f"{PATH}.json": b"{own}",
-            kept: b"other",
-            f"{kept}.json": b"{other}",
-        }
-
-
-class TestRclone(BucketContract):
-    """A server that ignores conditions, loses user metadata and takes parts for the whole.
-
-    One receiver, whatever its number of processes, loses nothing here either.
-    """
-
-    SERVER = Rclone
-
-    def test_conditions_are_missed(self, caplog):
-        self.open()
-        assert caplog.messages == [
-            f"s3://{self.name} ignores If-None-Match or If-Match: let the receivers of one machine "
-            "only store there, or one may overwrite what another has stored under the same name"
-        ]
-
-    @pytest.mark.parametrize(
-        ("name", "value"), [("AWS_SECRET_ACCESS_KEY", "wrong"), ("AWS_ACCESS_KEY_ID", "wrong")]
-    )
-    def test_wrong_credentials_are_told(self, storage, monkeypatch, name, value):
-        monkeypatch.setenv(name, value)
-        with pytest.raises(SettingError, match="access denied.*403.*credentials") as error:
-            self.open()
-        assert not {KEY, SECRET, "wrong"} & set(str(error.value).split())
-
-    def test_memory_does_not_grow_with_the_recording(self):
-        """The peak of a process's own memory, without the pages of the file that it maps."""
-        code = (
-            "import os, sys\n"
-            "from receiver.naming import RecordingName\n"
-            "from receiver.storage import open_storage\n"
-            "def own():\n"
-            "    status = dict(line.split(':') for line in open('/proc/self/status'))\n"
-            "    return int(status['RssAnon'].split()[0])\n"
-            "storage = open_storage(sys.argv[1])\n"
-            "with storage.incoming() as file:\n"
-            "    for _ in range(300):\n"
-            "        file.write(os.urandom(1_000_000))\n"
-            "    file.flush()\n"
-            "    before = own()\n"
-            "    storage.publish(file, RecordingName('', 'x', 'mp3'))\n"
-            "    print(own() - before)\n"
-        )
-        run = subprocess.run(
-            [sys.executable, "-c", code, self.url], capture_output=True, text=True, check=True
-        )
-        assert int(run.stdout) < 50_000  # KiB
-        assert [len(data) for data in self.read().values()] == [300_000_000]

@@ -1,25 +1,22 @@
-"""Recordings in PostgreSQL, MariaDB and SQLite: the contract of storages, and what goes wrong."""
+"""The contract of storages in a database, and what goes wrong with one."""
 
 import io
-import logging
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
 import pytest
 import sqlalchemy
 from sqlalchemy import event, text
 
-from receiver.errors import NameTaken, SettingError, StorageFailed, StorageFull, StorageUnavailable
+from receiver.errors import NameTaken, SettingError, StorageFailed, StorageUnavailable
 from receiver.naming import RecordingName
 from receiver.storage import Outcome, database, open_storage, rows
 from receiver.storage.database import DatabaseStorage
-from receiver.storage.engine import DRIVERS, Database
+from receiver.storage.engine import DRIVERS
 from receiver.storage.rows import CHUNK_SIZE, Content
 from support.contract import StorageContract
 from support.databases import PASSWORD, Server
@@ -393,145 +390,3 @@ class ServerContract(DatabaseContract):
             with pytest.raises(StorageUnavailable):
                 publish(storage, b"two")
         assert publish(storage, b"two").outcome is Outcome.SUPERSEDED
-
-
-class TestPostgreSQL(ServerContract):
-    @pytest.fixture(autouse=True)
-    def database(self, postgresql):
-        self.server, self.url = postgresql, postgresql.new_url()
-
-    def test_setting_that_loses_recordings_is_warned_of(self, postgresql, caplog):
-        postgresql.execute("ALTER SYSTEM SET fsync = off")
-        postgresql.execute("SELECT pg_reload_conf()")
-        time.sleep(0.2)
-        try:
-            with caplog.at_level(logging.WARNING):
-                self.open()
-            assert "before they are durable: set fsync = on" in caplog.text
-        finally:
-            postgresql.execute("ALTER SYSTEM RESET fsync")
-            postgresql.execute("SELECT pg_reload_conf()")
-
-    def test_commits_are_synchronous_whatever_is_the_default(self, postgresql):
-        name = self.url.rpartition("/")[2]
-        postgresql.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
-        with self.open().engine.connect() as connection:
-            assert connection.execute(text("SHOW synchronous_commit")).scalar() == "on"
-
-    def test_server_that_only_reads_is_no_503(self, postgresql, storage):
-        name = self.url.rpartition("/")[2]
-        postgresql.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        storage.engine.dispose()
-        with pytest.raises(StorageFailed, match="read-only") as error:
-            publish(storage, b"audio")
-        assert error.value.code == 500
-
-
-class TestMariaDB(ServerContract):
-    @pytest.fixture(autouse=True)
-    def database(self, mariadb):
-        self.server, self.url = mariadb, mariadb.new_url()
-
-    def test_setting_that_loses_recordings_is_warned_of(self, mariadb, caplog):
-        mariadb.execute("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
-        try:
-            with caplog.at_level(logging.WARNING):
-                self.open()
-            assert "durable: set innodb_flush_log_at_trx_commit = 1" in caplog.text
-        finally:
-            mariadb.execute("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
-
-    def test_scheme_may_be_mariadb(self):
-        self.url = self.url.replace("mysql:", "mariadb:")
-        assert publish(self.open(), b"audio").outcome is Outcome.CREATED
-
-    def test_values_that_do_not_fit_are_refused_where_the_server_would_cut_them(self, mariadb):
-        mariadb.execute("SET GLOBAL sql_mode = ''")
-        try:
-            with pytest.raises(StorageFailed):
-                self.open().put("x" * 9000, io.BytesIO(b"audio"), 0)
-        finally:
-            mariadb.execute("SET GLOBAL sql_mode = DEFAULT")
-
-
-class TestSQLite(DatabaseContract):
-    @pytest.fixture(autouse=True)
-    def database(self, tmp_path):
-        self.path = tmp_path / "with space?.db"
-        self.url = f"sqlite:///{tmp_path}/with space%3F.db"
-
-    def execute(self, statement: str) -> list[tuple]:
-        with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
-            return connection.execute(statement).fetchall()
-
-    def test_every_commit_is_synced(self):
-        with self.open().engine.connect() as connection:
-            assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
-            assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
-
-    def test_many_can_open_a_new_file_at_once(self, tmp_path):
-        """Which switches its journal, and SQLite lets nobody wait for that."""
-        together = threading.Barrier(8)
-
-        def open_each(_: int) -> None:
-            for number in range(100):
-                file = Database(f"sqlite:///{tmp_path}/{number}", "URL", connections=1, timeout=10)
-                file.create_file()
-                together.wait(60)
-                file.engine.connect().close()
-                file.engine.dispose()
-
-        with ThreadPoolExecutor(8) as threads:
-            list(threads.map(open_each, range(8)))
-
-    def test_file_is_for_this_user_and_beside_the_spool(self, storage):
-        assert self.path.stat().st_mode & 0o137 == 0
-        assert storage.spool == self.path.parent
-
-    @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
-    def test_database_in_memory_is_refused(self, url):
-        with pytest.raises(SettingError, match="expected sqlite:////PATH"):
-            open_storage(url)
-
-    def test_file_that_is_no_database_is_refused(self):
-        self.path.write_bytes(b"no database" * 1000)
-        with pytest.raises(SettingError, match="file is not a database"):
-            self.open()
-        with pytest.raises(SettingError, match="No such file or directory"):
-            open_storage("sqlite:////nonexistent/x.db")
-
-    def test_file_that_vanishes_is_not_taken_for_an_empty_one(self, storage):
-        publish(storage, b"audio")
-        storage.engine.dispose()
-        self.path.unlink()
-        with pytest.raises(StorageFailed, match="unable to open"):
-            publish(storage, b"audio")
-        assert not self.path.exists()
-
-    def test_database_that_is_full_is_a_507(self, storage):
-        event.listen(
-            storage.engine, "connect", lambda c, _: c.execute("PRAGMA max_page_count = 60")
-        )
-        with pytest.raises(StorageFull, match="database or disk is full"):
-            publish(storage, bytes(CHUNK_SIZE))
-        assert publish(storage, b"audio").outcome is Outcome.CREATED
-
-    def test_reading_creates_nothing(self):
-        storage = self.open(read_only=True)
-        with pytest.raises(StorageFailed):
-            list(storage.scan())
-        assert not self.path.exists()
-
-
-def test_every_back_end_keeps_recordings_in_the_same_tables() -> None:
-    assert {table.name for table in rows.tables.sorted_tables} == {
-        "kzr_files",
-        "kzr_chunks",
-        "kzr_schema",
-    }
-
-
-def test_driver_that_is_missing_is_named(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "pymysql", None)
-    with pytest.raises(SettingError, match=r"pip install '.\[mysql\]'"):
-        open_storage("mysql://u:s3cret@127.0.0.1/db")
