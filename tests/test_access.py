@@ -3,12 +3,12 @@
 import base64
 
 import pytest
-from conftest import Receiver
 from flask import Flask
 from werkzeug.security import generate_password_hash
 
 from receiver import create_app
 from receiver.access import Access
+from support.receivers import Receiver
 
 TARGET = "/kzr/call_recording_X.mp3"
 

@@ -5,10 +5,10 @@ import sys
 from ipaddress import ip_network
 
 import pytest
-from conftest import PROJECT
 
 from receiver import config
 from receiver.errors import SettingError
+from support.paths import PROJECT
 
 
 def test_defaults_need_no_setting():

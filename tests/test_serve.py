@@ -6,7 +6,11 @@ import sys
 import threading
 
 import pytest
-from conftest import PROJECT, Receiver, read_answer, wait_for
+
+from support.clients import read_answer
+from support.paths import PROJECT
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 HEAD = b"Host: x\r\nContent-Length: 5\r\n\r\naudio"
 

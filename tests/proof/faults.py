@@ -46,10 +46,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from conftest import Answer, Receiver, Storing, need, wait_for
-from fronts import Nginx
 from report import tell
-from test_faults import traced
+
+from support.clients import Answer, Storing
+from support.fronts import Nginx
+from support.needs import need
+from support.receivers import Receiver
+from support.tracing import traced
+from support.waiting import wait_for
 
 BODY = random.Random(0).randbytes(300_000)  # more than the receiver's buffer: two writes
 OLDER = random.Random(1).randbytes(200_000)

@@ -38,9 +38,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from conftest import Receiver, Storing, need, wait_for
-from fronts import Nginx
 from report import tell
+
+from support.clients import Storing
+from support.fronts import Nginx
+from support.needs import need
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 PAGE = 4096  # bytes
 BODY = 25 * PAGE  # and one page for the metadata

@@ -50,6 +50,7 @@ from werkzeug.formparser import MultiPartParser
 
 from receiver import forms, metadata
 from receiver.core.body import Body
+from receiver.errors import IncompleteBody, InvalidName
 from receiver.core.naming import (
     LONGEST_FILENAME,
     SIDECARS,
@@ -61,7 +62,6 @@ from receiver.core.naming import (
     original,
     sidecar,
 )
-from receiver.errors import IncompleteBody, InvalidName
 from receiver.senders.target import SentPath
 
 CORPUS = Path(__file__).parent.parent / "data" / "fuzz"

@@ -10,11 +10,11 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-from conftest import Receiver
-from fronts import Nginx
 from fuzz_requests import TRAPS
 
 from receiver.core.naming import numbered
+from support.fronts import Nginx
+from support.receivers import Receiver
 
 OBSTACLE = re.compile(
     rb"could not store: (Not a recording, move it away|Not a directory|Is a directory"

@@ -36,22 +36,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from conftest import Receiver
-from fronts import Front, installed
 from report import tell
-from test_kill import (
-    CUTS,
-    SERVERS,
-    TRIES,
-    Scanner,
-    Sender,
-    compare,
-    pause_between_kills,
-    settle,
-    unfinished,
-    upload_cut_and_kill,
-    workers,
-)
+
+from support.fronts import Front, installed
+from support.killed_fronts import SERVERS, pause_between_kills, settle, unfinished, workers
+from support.killing import CUTS, TRIES, Scanner, Sender, compare, upload_cut_and_kill
+from support.receivers import Receiver
 
 SECONDS = 25.0
 CLIENTS = 12

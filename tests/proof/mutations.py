@@ -59,13 +59,13 @@ ACCESS = "receiver/access.py"
 FORMS = "receiver/senders/forms.py"
 HANDOVER = "receiver/senders/handover.py"
 
-IN_BODY = ("test_body.py",)
-IN_REFUSALS = ("test_body.py::TestRefused",)
-IN_OTHER_SERVERS = ("test_body.py::TestOtherServers",)
-IN_STORAGE = ("test_storage.py",)
-IN_FAULTS = ("test_faults.py",)
-IN_HANDOVER = ("test_fronts.py::TestHandover",)
-SYNCED = ("test_storage.py", "test_faults.py")
+IN_BODY = ("core/test_body.py",)
+IN_REFUSALS = ("core/test_body.py::TestRefused",)
+IN_OTHER_SERVERS = ("core/test_body.py::TestOtherServers",)
+IN_STORAGE = ("storage/test_directory.py",)
+IN_FAULTS = ("core/test_faults.py",)
+IN_HANDOVER = ("senders/test_handover.py::TestHandover",)
+SYNCED = ("storage/test_directory.py", "core/test_faults.py")
 
 MUTATIONS = [
     # Bodies
@@ -130,7 +130,7 @@ MUTATIONS = [
         BODY,
         "if self._expected - {b64encode(digest).decode()}:",
         "if False:",
-        ("test_playback.py",),
+        ("reading/test_playback.py",),
     ),
     Mutation(
         "size limit",
@@ -201,7 +201,7 @@ MUTATIONS = [
         FORMS,
         "if match := self._undecided.search(end):",
         "if False:",
-        ("test_forms.py",),
+        ("senders/test_forms.py",),
     ),
     Mutation(
         "folder check of a body that nginx handed over",
@@ -215,7 +215,7 @@ MUTATIONS = [
         UPLOAD,
         "    storage.check_space(g.body.length or 0)\n",
         "",
-        ("test_upload.py", "test_faults.py"),
+        ("core/test_upload.py", "core/test_faults.py"),
     ),
     # What makes it durable
     Mutation(
@@ -398,35 +398,35 @@ MUTATIONS = [
         NAMING,
         'if {".", ".."} & {name[0], *folders}:',
         "if False:",
-        ("test_naming.py", "test_upload.py"),
+        ("core/test_naming.py", "core/test_upload.py"),
     ),
     Mutation(
         "encoding of leading dots",
         NAMING,
         r'rb"^\.|[^A-Za-z0-9@._+-]"',
         r'rb"[^A-Za-z0-9@._+-]"',
-        ("test_naming.py",),
+        ("core/test_naming.py",),
     ),
     Mutation(
         "encoding of slashes",
         NAMING,
         r'rb"^\.|[^A-Za-z0-9@._+-]"',
         r'rb"^\.|[^A-Za-z0-9@._+/-]"',
-        ("test_naming.py",),
+        ("core/test_naming.py",),
     ),
     Mutation(
         "limit of a folder's length",
         NAMING,
         "len(folder) > LONGEST_FOLDER or ",
         "",
-        ("test_naming.py",),
+        ("core/test_naming.py",),
     ),
     Mutation(
         "limit of a name's length",
         NAMING,
         "if len(stem) + len(ending) > LONGEST_FILENAME:",
         "if False:",
-        ("test_naming.py",),
+        ("core/test_naming.py",),
     ),
     Mutation(
         "refusal of '..' by the storage",
@@ -454,7 +454,7 @@ MUTATIONS = [
         ENTRY,
         "os.O_RDONLY | os.O_NONBLOCK | REFUSE_LINKS",
         "os.O_RDONLY | REFUSE_LINKS",
-        ("test_storage.py::TestDirectory::test_what_is_no_recording_is_left_alone",),
+        ("storage/test_directory.py::TestDirectory::test_what_is_no_recording_is_left_alone",),
         seconds=20,
     ),
     # Who may write
@@ -470,7 +470,7 @@ MUTATIONS = [
         ACCESS,
         " and user.startswith(name)",
         "",
-        ("test_access.py", "test_playback.py"),
+        ("test_access.py", "reading/test_playback.py"),
     ),
     Mutation(
         "comparison of the secret",

@@ -38,11 +38,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import conftest
-from conftest import Receiver, wait_for
 from mutations import MUTATIONS, copy_project
 from report import tell
-from test_kill import is_whole, recording
+
+from support import receivers
+from support.killing import is_whole, recording
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 SHUTDOWN = 0x8004587D  # XFS_IOC_GOINGDOWN and EXT4_IOC_SHUTDOWN
 NO_LOG_FLUSH = 2
@@ -312,13 +314,13 @@ def without(fsync: str | None) -> Iterator[None]:
         yield
         return
     (mutation,) = [each for each in MUTATIONS if each.name == WITHOUT[fsync]]
-    original = conftest.PROJECT
+    original = receivers.PROJECT
     with tempfile.TemporaryDirectory(prefix="proof-") as folder:
-        conftest.PROJECT = copy_project(Path(folder), mutation)
+        receivers.PROJECT = copy_project(Path(folder), mutation)
         try:
             yield
         finally:
-            conftest.PROJECT = original
+            receivers.PROJECT = original
 
 
 def play(

@@ -45,11 +45,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from backends import S3, Backend
-from buckets import Moto
-from conftest import Answer, Receiver, read_answer, wait_for
 from report import tell
-from test_kill import is_whole
+
+from support.backends import S3, Backend
+from support.buckets import Moto
+from support.clients import Answer, read_answer
+from support.killing import is_whole
+from support.receivers import Receiver
+from support.waiting import wait_for
 
 WRITERS = 16
 READERS = 4

@@ -50,13 +50,16 @@ from urllib.parse import urlencode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from conftest import PROJECT, Answer, Client, wait_for
-from fronts import Nginx
-from queues import Worker
 from races import READER, log, recording
 from report import tell
-from test_forms import TYPE, B, form
-from test_kill import is_whole
+
+from support.clients import Answer, Client
+from support.forms import TYPE, B, form
+from support.fronts import Nginx
+from support.killing import is_whole
+from support.paths import PROJECT
+from support.queues import Worker
+from support.waiting import wait_for
 
 CLIENTS = 14
 THREADS = 6  # of each of the two workers

@@ -31,8 +31,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import conftest
-from conftest import Receiver
 from flask import Request
 from mutations import ACCESS, Mutation, copy_project
 from report import tell
@@ -41,6 +39,8 @@ from werkzeug.test import EnvironBuilder
 
 from receiver.access import HASH_METHODS, Access
 from receiver.errors import Unauthorized
+from support import receivers
+from support.receivers import Receiver
 
 Z = 3.89  # standard deviations, for 99.99 %
 NEGLIGIBLE = 1000  # ns
@@ -209,7 +209,7 @@ def refuse_over_http(
 def over_http(project: Path) -> Iterator[dict[str, dict[str, Refusal]]]:
     """Start the receiver of a project; refusals go over one connection that is kept."""
     secret = "s" * OVER_HTTP
-    original, conftest.PROJECT = conftest.PROJECT, project
+    original, receivers.PROJECT = receivers.PROJECT, project
     with tempfile.TemporaryDirectory(prefix="timing-") as folder:
         receiver = Receiver(
             Path(folder),
@@ -227,7 +227,7 @@ def over_http(project: Path) -> Iterator[dict[str, dict[str, Refusal]]]:
                     for group, kinds in requests(secret).items()
                 }
         finally:
-            conftest.PROJECT = original
+            receivers.PROJECT = original
             receiver.stop()
 
 
@@ -286,7 +286,7 @@ def main() -> int:
     ):
         say("Over HTTP, leaking:")
         control_http = compare({"writer": refusals["writer"]}, rounds // 2, rng)
-    with over_http(conftest.PROJECT) as refusals:
+    with over_http(receivers.PROJECT) as refusals:
         say("Over HTTP:")
         found_http = compare(refusals, rounds, rng)
 

@@ -1,0 +1,25 @@
+"""A catalog in each database, and a storage for it."""
+
+import pytest
+
+from receiver.catalog.catalog import Catalog
+from receiver.storage import Storage, open_storage
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def url(request, tmp_path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/catalog.sqlite"
+    return request.getfixturevalue(request.param).new_url()
+
+
+@pytest.fixture
+def catalog(url):
+    catalog = Catalog(url)
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture
+def storage(tmp_path) -> Storage:
+    return open_storage(str(tmp_path / "recordings"))

@@ -1,0 +1,150 @@
+"""From the URL to the stored name: what Kazoo's Call-IDs become, and what is refused."""
+
+import hashlib
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.errors import InvalidName
+from receiver.core.naming import LONGEST_FILENAME, SIDECARS, RecordingName, is_recording
+
+# The characters that RFC 3261 allows in a Call-ID, and anything else.
+call_ids = st.one_of(
+    st.text(alphabet="abc019-.!%*_+`'~()<>:\\\"/[]?{}@", min_size=1),
+    st.binary(min_size=1).map(lambda data: data.decode("utf-8", "surrogateescape")),
+    st.text(alphabet="aZ.~%/", min_size=150, max_size=300),
+).filter(lambda text: text not in (".", ".."))
+extensions = st.sampled_from(["mp3", "wav", "", *SIDECARS])
+
+
+def as_kazoo(call_id: str, extension: str) -> str:
+    """The name as Kazoo's current releases send it: all encoded, the dot doubled."""
+    data = call_id.encode("utf-8", "surrogateescape")
+    return f"call_recording_{quote(data, safe='')}." + (f".{extension}" if extension else "")
+
+
+@pytest.mark.parametrize(
+    ("path", "stored"),
+    [
+        ("call_recording_abc123%4010.0.0.1.mp3", "abc123@10.0.0.1.mp3"),
+        ("call_recording_abc123@10.0.0.1..mp3", "abc123@10.0.0.1.mp3"),
+        ("call_recording_abc...mp3", "abc..mp3"),
+        ("call_recording_abc123%4010.0.0.1.", "abc123@10.0.0.1"),
+        ("call_recording_abc123%4010.0.0.1", "abc123@10.0.0.1"),
+        ("call_recording_abc@sip.example.com.", "abc@sip.example.com"),
+        ("call_recording_abc.mp3.", "abc%2Emp3"),
+        ("call_recording_abc.mp3..hold", "abc%2Emp3.hold"),
+        ("recordings/call_recording_X.mp3", "recordings/X.mp3"),
+        ("ACCOUNT/USER/call_recording_X.wav", "ACCOUNT/USER/X.wav"),
+        ("voicemail/ACCOUNT/BOX/call_recording_X.mp3", "voicemail/ACCOUNT/BOX/X.mp3"),
+        ("a//b///call_recording_X.mp3", "a/b/X.mp3"),
+        ("call_recording_a/b/call_recording_c.mp3", "a%2Fb%2Fcall_recording_c.mp3"),
+        ("call_recording_a%2Fb.mp3", "a%2Fb.mp3"),
+        ("call_recording_a%252Fb.mp3", "a%252Fb.mp3"),
+        ("call_recording_50%..mp3", "50%25.mp3"),
+        ("call_recording_../../etc/passwd", "%2E.%2F..%2Fetc%2Fpasswd"),
+        ("call_recording_%2e%2e%2f%2e%2e%2fx.mp3", "%2E.%2F..%2Fx.mp3"),
+        ("call_recording_a%00b%0d%0ac.mp3", "a%00b%0D%0Ac.mp3"),
+        ("call_recording_J%C3%B6rg.mp3", "J%C3%B6rg.mp3"),
+        ("call_recording_%ff%fe.mp3", "%FF%FE.mp3"),
+        ("call_recording_a~1.mp3", "a%7E1.mp3"),
+        ("call_recording_a\\b.mp3", "a%5Cb.mp3"),
+        ("call_recording_a#b.mp3", "a%23b.mp3"),
+        ("abc123@10.0.0.1.mp3", "abc123@10.0.0.1.mp3"),
+        ("ACCOUNT/DOC/NAME.mp3", "ACCOUNT/DOC/NAME.mp3"),
+        ("ACCOUNT%2FDOC/NAME.mp3", "ACCOUNT%2FDOC/NAME.mp3"),
+        (".htaccess", "%2Ehtaccess"),
+        (".incoming/x.mp3", "%2Eincoming/x.mp3"),
+    ],
+)
+def test_url_path_becomes_stored_path(path, stored):
+    assert str(RecordingName.parse(path)) == stored
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("", "no recording name"),
+        ("call_recording_", "no recording name"),
+        ("folder/", "no recording name"),
+        ("..", "'..' segment"),
+        ("../x.mp3", "'..' segment"),
+        ("%2e%2e/x.mp3", "'..' segment"),
+        ("a/./call_recording_x.mp3", "'..' segment"),
+        ("a/" * 17 + "x.mp3", "folders"),
+        ("a" * 241 + "/x.mp3", "too long"),
+        (("a" * 100 + "/") * 7 + "x.mp3", "too long"),
+    ],
+)
+def test_refusal_says_why(path, reason):
+    with pytest.raises(InvalidName, match=reason) as refusal:
+        RecordingName.parse(path)
+    assert "\n" not in refusal.value.description
+
+
+@given(call_ids, extensions, call_ids, extensions)
+def test_two_recordings_never_share_a_file(call_id, extension, other_id, other_extension):
+    name = RecordingName.parse(as_kazoo(call_id, extension))
+    other = RecordingName.parse(as_kazoo(other_id, other_extension))
+    same = (call_id, extension) == (other_id, other_extension)
+    assert (name.filename == other.filename) is same
+    assert name.numbered(1) != other.filename
+
+
+@given(call_ids, extensions, call_ids, extensions)
+def test_no_recording_is_named_as_what_lies_beside_another(
+    call_id, extension, other_id, other_extension
+):
+    name = RecordingName.parse(as_kazoo(call_id, extension))
+    other = RecordingName.parse(as_kazoo(other_id, other_extension))
+    for number in (0, 1):
+        assert is_recording(name.numbered(number))
+        for kind in SIDECARS:
+            assert not is_recording(name.sidecar(kind, number))
+            assert name.sidecar(kind, number) != other.filename
+
+
+@pytest.mark.parametrize("extension", ["mp3", "", *SIDECARS])
+@pytest.mark.parametrize("kind", SIDECARS)
+def test_call_id_that_ends_as_what_lies_beside_a_recording_does_is_another_name(extension, kind):
+    name = RecordingName("", "abc", extension)
+    for call_id in (name.filename, f"{name.filename}~", f"{name.filename}.{kind}"):
+        for ending in ("", kind):
+            other = RecordingName.parse(as_kazoo(call_id, ending))
+            assert other.filename != name.sidecar(kind)
+            assert is_recording(other.filename)
+
+
+@given(call_ids, extensions)
+def test_call_id_and_extension_are_read_as_they_were_sent(call_id, extension):
+    name = RecordingName.parse(as_kazoo(call_id, extension))
+    assert (name.call_id, name.extension) == (call_id, extension)
+
+
+@pytest.mark.parametrize("folder", ["", "ACCOUNT/a%2Fb", "call_recording_a/call_recording_b"])
+@given(call_ids, extensions)
+def test_url_of_a_name_leads_back_to_it(folder, call_id, extension):
+    name = RecordingName(folder, call_id, extension)
+    assert RecordingName.parse(name.to_url()) == name
+
+
+@given(st.text(alphabet="ab./%2eEF~_\\\x00\r\n*#ö", max_size=400), st.integers(1, 99999))
+def test_stored_name_is_an_ordinary_visible_file_below_the_root(path, number):
+    try:
+        name = RecordingName.parse(path)
+    except InvalidName:
+        return
+    for part in (*filter(None, name.folder.split("/")), name.filename, name.numbered(number)):
+        assert part.isascii() and part.isprintable() and len(part) <= 255
+        assert "/" not in part and not part.startswith(".")
+
+
+def test_long_call_id_ends_in_its_sha256():
+    call_id = "a/" * 200
+    name = RecordingName.parse(f"call_recording_{call_id}..mp3")
+    digest = hashlib.sha256(call_id.encode()).hexdigest()
+    assert name.filename == "a%2F" * 42 + f"a~{digest}.mp3"
+    assert len(name.filename) <= LONGEST_FILENAME
+    assert name.numbered(1) == "a%2F" * 42 + f"a~{digest}~1.mp3"

@@ -1,0 +1,20 @@
+"""Where work after storing finds recordings."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from receiver.catalog.catalog import Catalog
+from receiver.storage import Storage, open_storage
+
+
+@pytest.fixture
+def storage(tmp_path) -> Storage:
+    return open_storage(str(tmp_path / "recordings"))
+
+
+@pytest.fixture
+def catalog(tmp_path) -> Iterator[Catalog]:
+    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.sqlite")
+    yield catalog
+    catalog.close()

@@ -1,0 +1,148 @@
+"""Work after storing: which there is, and checksums."""
+
+import pytest
+
+from receiver import config, hooks
+from receiver.catalog.catalog import Catalog
+from receiver.catalog.description import read_metadata
+from receiver.errors import CatalogUnavailable, NotStored, SettingError
+from receiver.jobs.command import HookFailed, kinds
+from receiver.jobs.work import Event
+from receiver.core.naming import numbered, sidecar
+from support.hooks import DIGEST, PATH, SECRET, TOLD, read, store, work
+
+
+class TestKinds:
+    def test_no_settings_ask_for_nothing(self, storage):
+        assert kinds(config.load({}), storage, None) == {}
+
+    def test_kinds_come_in_order(self, storage):
+        settings = {
+            "TRANSCRIBE_URL": "http://127.0.0.1/",
+            "WEBHOOK_URL": "https://example.com/",
+            "WEBHOOK_SECRET": SECRET,
+            "ON_STORED": "true",
+            "CHECKSUMS": "yes",
+        }
+        found = kinds(config.load(settings), storage, None)
+        assert list(found) == ["checksum", "command", "webhook", "transcription"]
+
+    @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_no base64!"])
+    def test_webhook_needs_a_secret(self, storage, secret):
+        with pytest.raises(SettingError, match="KZR_WEBHOOK_SECRET"):
+            work("webhook", storage, WEBHOOK_URL="https://example.com/", WEBHOOK_SECRET=secret)
+
+    @pytest.mark.parametrize(
+        ("kind", "settings"),
+        [
+            ("checksum", {"CHECKSUMS": "yes"}),
+            ("command", {"ON_STORED": "false"}),
+            ("webhook", {"WEBHOOK_URL": "http://127.0.0.1:1/", "WEBHOOK_SECRET": SECRET}),
+            ("transcription", {"TRANSCRIBE_URL": "http://127.0.0.1:1/"}),
+        ],
+    )
+    def test_a_recording_that_is_gone_is_no_failure(self, storage, kind, settings):
+        event = store(storage)
+        storage.delete(PATH)
+        assert work(kind, storage, **settings)(event) == "the recording is gone"
+        store(storage, b"others have the name")
+        assert work(kind, storage, **settings)(event) == "the recording is gone"
+
+    def test_a_recording_that_is_superseded_in_the_middle_is_tried_again(self, storage):
+        event = store(storage)
+
+        def supersede_first(event: Event) -> str:
+            store(storage, b"another")
+            storage.attach(event.path, "txt", b"text", event.etag)
+            return "done"
+
+        with pytest.raises(NotStored):
+            hooks._unless_gone(storage, supersede_first, event)
+
+    @pytest.mark.parametrize(
+        ("kind", "settings"),
+        [
+            ("checksum", {"CHECKSUMS": "yes"}),
+            ("command", {"ON_STORED": "true"}),
+            ("webhook", {"WEBHOOK_URL": "http://127.0.0.1:1/", "WEBHOOK_SECRET": SECRET}),
+        ],
+    )
+    def test_metadata_of_other_bytes_is_not_taken_for_its_own(
+        self, storage, monkeypatch, kind, settings
+    ):
+        event = store(storage)
+        read = hooks.read_metadata
+
+        def supersede_first(storage, path):
+            monkeypatch.setattr(hooks, "read_metadata", read)
+            store(storage, b"another", metadata=b'{"from": "another"}')
+            return read(storage, path)
+
+        monkeypatch.setattr(hooks, "read_metadata", supersede_first)
+        with pytest.raises(NotStored):
+            work(kind, storage, **settings)(event)
+        assert read_metadata(storage, PATH) == {"from": "another"}
+
+
+class TestChecksum:
+    def test_it_is_in_the_metadata_with_all_else(self, storage):
+        event = store(storage, metadata=b'{\n "from": "1001"\n}\n')
+        assert work("checksum", storage, CHECKSUMS="yes")(event) == DIGEST
+        expected = f'{{\n "from": "1001",\n "sha256": "{DIGEST}"\n}}\n'
+        assert read(storage, sidecar(PATH, "json")) == expected.encode()
+
+    def test_it_is_there_without_other_metadata(self, storage):
+        event = store(storage, metadata=b"")
+        work("checksum", storage, CHECKSUMS="yes")(event)
+        assert read_metadata(storage, PATH) == {"sha256": DIGEST}
+
+    def test_what_the_sender_told_does_not_count(self, storage):
+        event = store(storage, metadata=b'{"sha256": "0"}')
+        work("checksum", storage, CHECKSUMS="yes")(event)
+        assert read_metadata(storage, PATH) == {"sha256": DIGEST}
+
+    @pytest.mark.parametrize("text", [b"[1]", b"{", b"no JSON"])
+    def test_metadata_that_cannot_be_read_is_not_overwritten(self, storage, text):
+        event = store(storage, metadata=text)
+        with pytest.raises(HookFailed, match="left as it is"):
+            work("checksum", storage, CHECKSUMS="yes")(event)
+        assert read(storage, sidecar(PATH, "json")) == text
+
+    def test_a_superseded_recording_gets_its_own(self, storage):
+        event = store(storage)
+        newer = store(storage, b"newer", metadata=b"")
+        assert newer.outcome == "superseded"
+        work("checksum", storage, CHECKSUMS="yes")(event)
+        assert read_metadata(storage, numbered(PATH, 1))["sha256"] == DIGEST
+        assert read_metadata(storage, PATH) == {}
+
+    def test_the_catalog_knows_it(self, storage, catalog):
+        event = store(storage)
+        work("checksum", storage, catalog, CHECKSUMS="yes")(event)
+        assert catalog.get(PATH).sha256 == DIGEST
+        assert catalog.get(PATH).caller_name == TOLD["caller_id_name"]
+
+    def test_a_catalog_that_is_down_is_tried_again(self, storage, tmp_path):
+        catalog = Catalog(f"sqlite:///{tmp_path}/missing/catalog.sqlite")
+        event = store(storage)
+        with pytest.raises(CatalogUnavailable):
+            work("checksum", storage, catalog, CHECKSUMS="yes")(event)
+        (tmp_path / "missing").mkdir()
+        work("checksum", storage, catalog, CHECKSUMS="yes")(event)
+        assert catalog.get(PATH).sha256 == DIGEST
+        catalog.close()
+
+    def test_what_other_work_attaches_meanwhile_is_in_the_catalog(self, storage, catalog):
+        event = store(storage)
+
+        class Meanwhile:
+            """Another worker attaches, and tells the catalog, before this one's row is added."""
+
+            def add(self, found):
+                if catalog.get(PATH) is None:
+                    storage.attach(PATH, "txt", b"hello\n", event.etag)
+                    hooks.refresh(storage, catalog, PATH)
+                catalog.add(found)
+
+        hooks.refresh(storage, Meanwhile(), PATH)
+        assert catalog.get(PATH).transcript == "hello\n"

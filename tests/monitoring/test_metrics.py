@@ -1,0 +1,129 @@
+"""Health for monitors and load balancers, figures for Prometheus."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.needs import need, need_root
+from support.receivers import Receiver
+from support.waiting import wait_for
+
+
+def figures(receiver: Receiver) -> dict[str, float]:
+    answer = receiver.request("GET", "/metrics")
+    assert answer.status == 200, answer.text
+    lines = re.findall(r"^(\w+(?:\{.*?\})?) (\S+)$", answer.text, re.MULTILINE)
+    return {name: float(value) for name, value in lines}
+
+
+def test_uploads_are_counted_by_outcome_over_all_workers(start):
+    receiver = start("--workers=2", metrics_allow="127.0.0.1", max_bytes="10")
+    for body in (b"one", b"one", b"two", b"much too long"):
+        receiver.put("/kzr/x.mp3", body)
+    for number in range(20):  # so that both workers have had some
+        receiver.put(f"/kzr/{number}.mp3")
+    found = figures(receiver)
+    outcomes = {
+        outcome: found[f'receiver_uploads_total{{outcome="{outcome}"}}']
+        for outcome in ("created", "identical", "superseded", "refused", "failed")
+    }
+    assert outcomes == {
+        "created": 21,
+        "identical": 1,
+        "superseded": 1,
+        "refused": 1,
+        "failed": 0,
+    }
+    assert found["receiver_upload_bytes_total"] == 3 * 3 + 13 + 20 * 5
+    assert found["receiver_upload_seconds_count"] == 24
+    assert found['receiver_upload_seconds_bucket{le="30.0"}'] == 24
+    disk = os.statvfs(receiver.storage)
+    assert found["receiver_free_bytes"] == pytest.approx(disk.f_bavail * disk.f_frsize, rel=0.1)
+
+
+def test_time_of_the_last_recording_is_told(start):
+    receiver = start(metrics_allow="127.0.0.1")
+    name = "receiver_last_recording_timestamp_seconds"
+    before = figures(receiver)[name]
+    receiver.put("/kzr/x.mp3")
+    after = figures(receiver)[name]
+    assert after > before
+    receiver.put("/kzr/call_recording_")  # which is refused
+    assert figures(receiver)[name] == after
+
+
+def test_figures_outlive_a_worker(start):
+    receiver = start(metrics_allow="127.0.0.1")
+    receiver.put("/kzr/x.mp3")
+    (worker,) = receiver.workers
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: worker not in receiver.workers and receiver.workers)
+    receiver.put("/kzr/y.mp3")
+    assert figures(receiver)['receiver_uploads_total{outcome="created"}'] == 2
+
+
+def test_figures_leave_nothing_behind(start, monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    receiver = start("--workers=2", metrics_allow="127.0.0.1")
+    left = tmp_path.glob("kazoo-receiver-metrics-*")
+    assert len(list(left)) == 1
+    receiver.stop()
+    assert list(tmp_path.glob("kazoo-receiver-metrics-*")) == []
+
+
+def test_figures_are_for_those_who_are_named(start):
+    receiver = start(metrics_allow="10.0.0.0/8", readers="ann:secret")
+    answer = receiver.request("GET", "/metrics")
+    assert (answer.status, answer.line) == (403, "127.0.0.1 is not in KZR_METRICS_ALLOW")
+
+
+def test_without_the_setting_there_are_no_figures(receiver):
+    assert receiver.request("GET", "/metrics").status == 403  # it is a recording's name
+
+
+def test_health_is_told_to_anybody(start):
+    receiver = start(readers="ann:secret", writers="kazoo:secret", catalog="yes")
+    for path in ("/healthz", "/healthz/storage"):
+        answer = receiver.request("GET", path)
+        assert (answer.status, answer.line) == (200, "ok")
+
+
+def test_full_disk_is_told(start):
+    receiver = start(min_free="1000T")
+    answer = receiver.request("GET", "/healthz")
+    assert answer.status == 503
+    assert answer.line == "the disk is full: free some space or lower KZR_MIN_FREE"
+
+
+def test_storage_that_cannot_be_written_is_told(start, tmp_path):
+    need_root()
+    root = tmp_path / "disk"
+    root.mkdir()
+    mount = need("mount")
+    subprocess.run([mount, "-t", "tmpfs", "-o", "size=9m", "none", root], check=True)
+    try:
+        receiver = start(storage=root, min_free="0")
+        subprocess.run([mount, "-o", "remount,ro", root], check=True)
+        answer = receiver.request("GET", "/healthz")
+        assert (answer.status, answer.line.partition(":")[0]) == (503, "could not store")
+        receiver.stop()
+    finally:
+        subprocess.run(["umount", "-l", root], check=True)
+
+
+def test_catalog_that_is_down_is_told_but_stops_no_uploads(start, tmp_path: Path):
+    receiver = start(catalog="sqlite:////dev/null/catalog.sqlite")
+    answer = receiver.request("GET", "/healthz")
+    assert (answer.status, answer.line.partition(":")[0]) == (503, "the catalog cannot be reached")
+    assert receiver.request("GET", "/healthz/storage").status == 200
+    assert receiver.put("/kzr/x.mp3").status == 201
+
+
+def test_recordings_of_these_names_are_stored_all_the_same(receiver):
+    assert receiver.put("/healthz", b"one").status == 201
+    assert receiver.put("/metrics", b"two").status == 201
+    assert receiver.stored() == {"healthz": b"one", "metrics": b"two"}

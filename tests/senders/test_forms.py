@@ -1,0 +1,183 @@
+"""Multipart and base64: the recording is what the sender had, whatever the form around it."""
+
+import base64
+import io
+import os
+import tempfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.core.body import Body
+from receiver.errors import IncompleteBody
+from receiver.senders.forms import READ_SIZE, FormBody, boundary
+from support.forms import TELLS, TYPE, B, form
+from support.memory import GIB, MIB, peak
+from support.receivers import Receiver
+
+AUDIO = b"ID3\x03" + bytes(range(256)) * 1000
+
+
+def post(receiver: Receiver, body: bytes, b: str = B, **kwargs):
+    headers = {"Content-Type": TYPE + b}
+    return receiver.request("POST", "/kzr/A/D/X.mp3", body, headers=headers, **kwargs)
+
+
+class TestServer:
+    @pytest.mark.parametrize("content", [b"", b"0", AUDIO, b"\r\n--" + B.encode()[:-1] + b"\r\n"])
+    @pytest.mark.parametrize("chunked", [False, True])
+    def test_content_is_the_recording_and_json_its_metadata(self, worker, content, chunked):
+        assert post(worker, form(content), chunked=chunked).status == 201
+        assert worker.stored() == {"A/D/X.mp3": content}
+        assert worker.metadata("A/D/X.mp3") == TELLS
+
+    def test_end_of_a_form_may_fall_anywhere_between_two_reads(self, receiver):
+        rest = len(form(b""))
+        for size in range(READ_SIZE - rest - 5, READ_SIZE - rest + len(B) + 10):
+            content = AUDIO[:size]
+            assert post(receiver, form(content)).status in (200, 201)
+            assert (receiver.storage / "A/D/X.mp3").read_bytes() == content
+
+    @pytest.mark.parametrize("size", [0, 1, 2, 3, 100_000, 65536 * 3 + 1])
+    def test_base64_is_decoded(self, receiver, size):
+        audio = b"ID3" + os.urandom(size)
+        assert post(receiver, form(base64.b64encode(audio))).status == 201
+        assert receiver.stored() == {"A/D/X.mp3": audio}
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"audio",
+            form(AUDIO)[:-1],
+            form(AUDIO)[:-2],
+            form(AUDIO)[: len(AUDIO) // 2],
+            form(AUDIO, b"{"),
+            form(AUDIO, b"[]"),
+            form(AUDIO, b"\xff"),
+            form(AUDIO, b"[" * 60_000),
+            form(AUDIO, {"long": "x" * 70_000}),
+            f"\r\n--{B}--".encode(),
+            form(AUDIO)[:-2] + form(AUDIO),
+        ],
+    )
+    def test_malformed_form_stores_nothing(self, worker, body):
+        answer = post(worker, body)
+        assert answer.status == 400, answer.text
+        assert answer.line
+        assert worker.stored() == {}
+
+    def test_cut_form_stores_nothing(self, worker):
+        head = f"POST /kzr/X.mp3 HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}{B}\r\n"
+        data = f"{head}Content-Length: {len(form(AUDIO)) + 100}\r\n\r\n".encode() + form(AUDIO)
+        assert worker.raw(data, end=True).status == 400
+        assert worker.stored() == {}
+
+    def test_form_that_is_cut_after_its_last_boundary_stores_nothing(self, worker):
+        """What its sender counted did not arrive: nothing says that it was not the recording."""
+        head = f"POST /kzr/X.mp3 HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}{B}\r\n"
+        tail = b"\r\n" + bytes(300_000)
+        size = len(form(AUDIO)) + len(tail) + 1
+        data = f"{head}Content-Length: {size}\r\n\r\n".encode() + form(AUDIO) + tail
+        assert worker.raw(data, end=True).status == 400
+        assert worker.stored() == {}
+
+    def test_disk_that_fails_is_no_broken_form(self, start):
+        receiver = start(storage="/dev/shm/receiver-forms", min_free="1000T")
+        assert post(receiver, form(AUDIO)).status == 507
+        os.rmdir("/dev/shm/receiver-forms")
+
+    def test_one_gibibyte_of_base64_costs_less_than_8_mib(self, start):
+        receiver = start("--threads=1", max_bytes="2G")
+        (worker,) = receiver.workers
+        assert post(receiver, form(base64.b64encode(AUDIO))).status == 201
+        before = peak(worker)
+        start_, end = form(b"SPLIT").split(b"SPLIT")
+        piece = base64.b64encode(b"ID3" + bytes(range(253)) * 3 + b"xyz") * 1024
+        piece = piece[: MIB // 4 * 4]
+        times = GIB // len(piece)
+        size = len(start_) + len(piece) * times + len(end)
+        with receiver.connect() as sock:
+            sock.settimeout(120)
+            head = f"POST /kzr/Y.mp3 HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}{B}\r\n"
+            sock.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode() + start_)
+            for _ in range(times):
+                sock.sendall(piece)
+            sock.sendall(end)
+            assert sock.recv(20).startswith(b"HTTP/1.1 201")
+        assert (receiver.storage / "Y.mp3").stat().st_size == len(piece) * times // 4 * 3
+        print(f"{(peak(worker) - before) / MIB:.1f} MiB more")
+        assert peak(worker) - before < 8 * MIB
+
+
+def extract(content: bytes) -> bytes:
+    """What is taken for the recording in a form that holds `content`."""
+    return read(form(content))
+
+
+def read(data: bytes) -> bytes:
+    body = FormBody(
+        Body({"wsgi.input": io.BytesIO(data), "CONTENT_LENGTH": str(len(data))}), B.encode()
+    )
+    with body.as_file(tempfile.TemporaryFile, 1024) as file:
+        file.seek(0)
+        return file.read()
+
+
+class TestBase64:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"abc",  # no multiple of four
+            b"RIFFabcd",  # the start of a recording that happens to be in the alphabet
+            b"ID3AID3A",
+            b"abcd\n",
+            b"ab=d",
+            b"=abc",
+            b"abc-",
+        ],
+    )
+    def test_what_may_be_a_recording_is_left_as_it_is(self, content):
+        assert extract(content) == content
+
+    @pytest.mark.parametrize(
+        "start", [b"ID3\x03", b"RIFF\x00\x01", b"\xff\xfb\x90", b"OggS", b"\x00"]
+    )
+    def test_encoded_recording_is_decoded(self, start):
+        for size in range(5):
+            assert extract(base64.b64encode(start + bytes(size))) == start + bytes(size)
+
+    @given(st.binary(max_size=300))
+    def test_recording_survives_as_it_is_and_encoded(self, data):
+        recording = b"ID3\x03" + data
+        assert extract(recording) == recording
+        assert extract(base64.b64encode(recording)) == recording
+
+    def test_padding_inside_is_no_base64(self):
+        content = b"QUJD" * 20_000 + b"QQ==" + b"QUJD" * 20_000
+        assert extract(content) == content
+
+
+def test_form_that_ends_anywhere_else_is_broken():
+    whole = form(b"ID3 audio")
+    for end in range(len(whole)):
+        with pytest.raises(IncompleteBody):
+            read(whole[:end])
+    for tail in (b"\r\n", b"\r\nepilogue", b" ", b"-"):
+        assert read(whole + tail) == b"ID3 audio"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("multipart/form-data; boundary=a+b/c_d-e", b"a+b/c_d-e"),
+        ('Multipart/Form-Data; charset=utf-8; boundary="a b"', b"a b"),
+        ("multipart/form-data", None),
+        ("audio/mpeg", None),
+        ("", None),
+    ],
+)
+def test_boundary_is_read_as_kazoo_writes_it(content_type, expected):
+    assert boundary(content_type) == expected

@@ -1,0 +1,81 @@
+"""Storages in a bucket of moto's, which knows conditions."""
+
+import hashlib
+import logging
+import os
+import threading
+
+import pytest
+
+from receiver.storage import Outcome
+from support.bucket_contract import PATH, BucketContract
+from support.buckets import Moto
+from support.storages import publish
+from support.waiting import wait_for
+
+
+class TestMoto(BucketContract):
+    """A server that knows conditions: nothing is lost even between receivers that share no disk."""
+
+    SERVER = Moto
+
+    def test_receivers_on_several_machines_lose_nothing(self):
+        """Two spool folders stand for two machines: their receivers share no lock."""
+        spools = [str(self.tmp_path / name) for name in ("one", "other")]
+        for spool in spools:
+            os.mkdir(spool)
+        self.write(2, spools)
+
+    def test_conditions_are_known(self, caplog):
+        caplog.set_level(logging.INFO, "receiver")
+        self.open()
+        assert caplog.messages == []
+
+    def test_media_type_and_digest_are_noted(self, storage):
+        for data in (b"old", b"new"):
+            publish(storage, data, metadata=b"{}")
+        for path, data in ((PATH, b"new"), (PATH.replace(".mp3", "~1.mp3"), b"old")):
+            digest = hashlib.sha256(data).hexdigest()
+            told = self.attributes(path)
+            assert (told["ContentType"], told["Metadata"]["sha256"]) == ("audio/mpeg", digest)
+            told = self.attributes(f"{path}.json")
+            assert told["ContentType"] == "application/json"
+            assert told["Metadata"]["describes"] == digest
+
+    @pytest.mark.parametrize(("metadata", "requests"), [(b"", 2), (b"{}", 3)])
+    def test_new_recording_takes_few_requests(self, storage, metadata, requests):
+        log = self.server.folder / "log"
+        before = log.read_text().count("HTTP/1.1")
+        publish(storage, b"audio", metadata=metadata)
+        wait_for(lambda: log.read_text().count("HTTP/1.1") >= before + requests)
+        assert log.read_text().count("HTTP/1.1") == before + requests
+
+    def test_metadata_of_another_machines_upload_is_left_to_it(self, storage):
+        """Its recording, which is on its way, arrives while this one waits."""
+        other = hashlib.sha256(b"other").hexdigest()
+        put = self.server.client.put_object
+        put(
+            Bucket=self.name,
+            Key=f"some/prefix/{PATH}.json",
+            Body=b"{other}",
+            Metadata={"describes": other},
+        )
+        thread = threading.Timer(
+            0.5,
+            lambda: put(
+                Bucket=self.name,
+                Key=f"some/prefix/{PATH}",
+                Body=b"other",
+                Metadata={"sha256": other},
+            ),
+        )
+        thread.start()
+        assert publish(storage, b"own", metadata=b"{own}").outcome is Outcome.SUPERSEDED
+        thread.join()
+        kept = PATH.replace(".mp3", "~1.mp3")
+        assert self.read() == {
+            PATH: b"own",
+            f"{PATH}.json": b"{own}",
+            kept: b"other",
+            f"{kept}.json": b"{other}",
+        }

@@ -1,0 +1,278 @@
+"""The contract that every storage keeps."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections import Counter
+from contextlib import closing
+
+import pytest
+
+from receiver.errors import Held, NameExists, NameTaken, NotStored, StorageFailed
+from receiver.core.naming import RecordingName
+from receiver.storage import Outcome, Storage
+from support.storages import NAME, publish
+
+
+class StorageContract:
+    """What `Storage` promises; mixed into each back end's tests, which give `open` and `read`."""
+
+    def open(self) -> Storage:
+        raise NotImplementedError
+
+    def read(self) -> dict[str, bytes]:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def storage(self, tmp_path) -> Storage:
+        self.tmp_path = tmp_path
+        return self.open()
+
+    def test_published_recording_is_there(self, storage):
+        stored = publish(storage, b"audio")
+        assert (stored.outcome, stored.path) == (Outcome.CREATED, "ACCOUNT/USER/abc@10.0.0.1.mp3")
+        assert self.read() == {"ACCOUNT/USER/abc@10.0.0.1.mp3": b"audio"}
+
+    def test_etag_that_is_told_is_the_recordings(self, storage):
+        for data in (b"one", b"two", b"two"):
+            stored = publish(storage, data)
+            assert stored.etag in ("", self.etag(storage))
+
+    def test_incoming_file_that_is_not_published_vanishes(self, storage):
+        with pytest.raises(KeyError), storage.incoming() as file:
+            file.write(b"audio")
+            raise KeyError
+        assert self.read() == {}
+
+    def test_same_bytes_are_identical(self, storage):
+        publish(storage, b"one")
+        assert publish(storage, b"one").outcome is Outcome.IDENTICAL
+        assert list(self.read().values()) == [b"one"]
+
+    def test_other_bytes_supersede_and_are_all_kept(self, storage):
+        for data in (b"one", b"two", b"", b"three"):
+            stored = publish(storage, data)
+        assert (stored.outcome, stored.kept_as) == (Outcome.SUPERSEDED, "abc@10.0.0.1~3.mp3")
+        assert self.read() == {
+            "ACCOUNT/USER/abc@10.0.0.1.mp3": b"three",
+            "ACCOUNT/USER/abc@10.0.0.1~1.mp3": b"one",
+            "ACCOUNT/USER/abc@10.0.0.1~2.mp3": b"two",
+            "ACCOUNT/USER/abc@10.0.0.1~3.mp3": b"",
+        }
+
+    def test_bytes_of_an_older_recording_are_a_late_retry(self, storage):
+        for data in (b"one", b"two"):
+            publish(storage, data)
+        assert publish(storage, b"one").outcome is Outcome.IDENTICAL
+        assert len(self.read()) == 2
+
+    def test_metadata_lies_beside_its_recording_and_goes_with_it(self, storage):
+        for number in (1, 2, 3):
+            publish(storage, b"%d" % number, metadata=b"{%d}" % number)
+        publish(storage, b"4")
+        path = "ACCOUNT/USER/abc@10.0.0.1"
+        assert self.read() == {
+            f"{path}.mp3": b"4",
+            f"{path}~1.mp3": b"1",
+            f"{path}~1.mp3.json": b"{1}",
+            f"{path}~2.mp3": b"2",
+            f"{path}~2.mp3.json": b"{2}",
+            f"{path}~3.mp3": b"3",
+            f"{path}~3.mp3.json": b"{3}",
+        }
+
+    def test_retry_keeps_the_metadata_that_is_there(self, storage):
+        publish(storage, b"one", metadata=b"{1}")
+        publish(storage, b"one", metadata=b"{2}")
+        assert sorted(self.read().values()) == [b"one", b"{1}"]
+
+    def test_only_new_leaves_what_is_there(self, storage):
+        publish(storage, b"one", only_new=True)
+        for data in (b"one", b"two"):
+            with pytest.raises(NameExists):
+                publish(storage, data, only_new=True)
+        assert list(self.read().values()) == [b"one"]
+
+    def test_recording_is_opened_with_what_an_answer_needs(self, storage):
+        publish(storage, b"audio", metadata=b"{}")
+        with closing(storage.open(str(NAME))) as recording:
+            assert recording.file.seek(2) == 2
+            assert recording.file.read() == b"dio"
+            assert recording.size == 5
+            assert abs(recording.modified - time.time()) < 60
+            first = recording.etag
+        publish(storage, b"other")
+        with closing(storage.open(str(NAME))) as recording:
+            assert recording.etag != first
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            RecordingName("", "x", "mp3"),
+            RecordingName("A/B", "x", ""),
+            RecordingName("", "ACCOUNT", ""),
+        ],
+    )
+    def test_absent_recording_cannot_be_opened(self, storage, name):
+        publish(storage, b"audio")
+        with pytest.raises(NotStored):
+            storage.open(str(name))
+
+    def test_large_recordings_are_told_apart_by_their_last_byte(self, storage):
+        start = bytes(3_000_000)
+        assert publish(storage, start + b"a").outcome is Outcome.CREATED
+        assert publish(storage, start + b"b").outcome is Outcome.SUPERSEDED
+        assert publish(storage, start + b"b").outcome is Outcome.IDENTICAL
+
+    def test_scan_lists_recordings_and_nothing_else(self, storage):
+        bare, json_ = RecordingName("", "bare", ""), RecordingName("A", "fields", "json")
+        for name in (NAME, NAME, bare, json_):
+            publish(storage, name.call_id.encode() + os.urandom(4), name, metadata=b"{}")
+        found = {each.path: each for each in storage.scan()}
+        assert sorted(found) == sorted(
+            [str(NAME), f"{NAME.folder}/{NAME.numbered(1)}", "bare", "A/fields.json"]
+        )
+        assert found["bare"].size == 8
+        assert abs(found["bare"].modified - time.time()) < 60
+
+    @pytest.mark.parametrize(
+        ("prefix", "found"),
+        [
+            ("ACCOUNT/", ["ACCOUNT/USER/abc@10.0.0.1.mp3"]),
+            ("ACCOUNT/USER/abc", ["ACCOUNT/USER/abc@10.0.0.1.mp3"]),
+            ("ACC", ["ACCOUNT/USER/abc@10.0.0.1.mp3", "ACCOUNT2/x.mp3"]),
+            ("ACCOUNT/OTHER/", []),
+            ("abc", []),
+        ],
+    )
+    def test_scan_takes_a_prefix(self, storage, prefix, found):
+        publish(storage, b"audio")
+        publish(storage, b"audio", RecordingName("ACCOUNT2", "x", "mp3"))
+        assert sorted(each.path for each in storage.scan(prefix)) == found
+
+    def test_what_is_put_is_at_that_path_and_never_overwritten(self, storage):
+        path = f"{NAME.folder}/{NAME.numbered(7)}"
+        with storage.incoming() as file:
+            file.write(b"audio")
+            file.flush()
+            assert storage.put(path, file, 1_700_000_000) is Outcome.CREATED
+            assert storage.put(path, file, 1_700_000_000) is Outcome.IDENTICAL
+        with storage.incoming() as file, pytest.raises(NameTaken):
+            file.write(b"other")
+            file.flush()
+            storage.put(path, file, 1_700_000_000)
+        assert self.read() == {path: b"audio"}
+
+    @pytest.mark.parametrize("path", ["../x.mp3", "A/../../x.mp3"])
+    def test_nothing_is_put_outside_the_storage(self, storage, path):
+        with storage.incoming() as file, pytest.raises(StorageFailed):
+            storage.put(path, file, 0)
+        assert self.read() == {}
+
+    def test_delete_removes_a_recording_and_what_lies_beside_it(self, storage):
+        for number in (1, 2):
+            publish(storage, b"%d" % number, metadata=b"{%d}" % number)
+        storage.delete(str(NAME))
+        kept = f"{NAME.folder}/{NAME.numbered(1)}"
+        assert self.read() == {kept: b"1", f"{kept}.json": b"{1}"}
+        with pytest.raises(NotStored):
+            storage.open(str(NAME))
+        for path in (str(NAME), "x.mp3", "A/x.mp3"):
+            with pytest.raises(NotStored):
+                storage.delete(path)
+
+    def test_what_is_attached_lies_beside_its_recording(self, storage):
+        publish(storage, b"audio", metadata=b"{}")
+        etag = self.etag(storage)
+        for data in (b"WEBVTT 1", b"WEBVTT 2"):
+            storage.attach(str(NAME), "vtt", data, etag)
+        storage.attach(str(NAME), "json", b"{1}", etag)
+        path = str(NAME)
+        assert self.read() == {path: b"audio", f"{path}.json": b"{1}", f"{path}.vtt": b"WEBVTT 2"}
+        assert self.etag(storage) == etag
+        with closing(storage.open(f"{path}.vtt")) as blob:
+            assert blob.file.read() == b"WEBVTT 2"
+        for _ in range(2):
+            storage.attach(path, "vtt", b"", etag)  # which removes it
+        assert self.read() == {path: b"audio", f"{path}.json": b"{1}"}
+
+    def test_nothing_is_attached_to_another_recording(self, storage):
+        publish(storage, b"old")
+        etag = self.etag(storage)
+        publish(storage, b"new")
+        for path in (str(NAME), "absent.mp3", "A/absent.mp3"):
+            with pytest.raises(NotStored):
+                storage.attach(path, "txt", b"words", etag)
+        assert len(self.read()) == 2
+        kept = f"{NAME.folder}/{NAME.numbered(1)}"
+        storage.attach(kept, "txt", b"words", etag)  # which has its etag still
+        assert self.read()[f"{kept}.txt"] == b"words"
+
+    def test_what_is_attached_goes_with_its_recording(self, storage):
+        publish(storage, b"old")
+        storage.attach(str(NAME), "txt", b"words", self.etag(storage))
+        publish(storage, b"new")
+        path, kept = str(NAME), f"{NAME.folder}/{NAME.numbered(1)}"
+        assert self.read() == {path: b"new", kept: b"old", f"{kept}.txt": b"words"}
+
+    def test_delete_takes_only_the_recording_that_was_meant(self, storage):
+        publish(storage, b"old")
+        etag = self.etag(storage)
+        publish(storage, b"new")
+        with pytest.raises(NotStored):
+            storage.delete(str(NAME), etag)
+        assert len(self.read()) == 2
+        storage.delete(str(NAME), self.etag(storage))
+        assert list(self.read().values()) == [b"old"]
+
+    def test_held_recording_is_not_deleted(self, storage):
+        publish(storage, b"audio")
+        etag = self.etag(storage)
+        storage.attach(str(NAME), "hold", b"{}", etag)
+        with pytest.raises(Held):
+            storage.delete(str(NAME), etag)
+        assert len(self.read()) == 2
+        storage.attach(str(NAME), "hold", b"", etag)
+        storage.delete(str(NAME), etag)
+        assert self.read() == {}
+
+    def etag(self, storage: Storage) -> str:
+        with closing(storage.open(str(NAME))) as recording:
+            return recording.etag
+
+    def test_writers_of_one_name_in_many_processes_lose_nothing(self, storage):
+        """16 writers with different bytes: 16 recordings afterwards, and the name is never gone."""
+        context = multiprocessing.get_context("fork")
+        barrier = context.Barrier(16)
+
+        def write(number: int) -> None:
+            own = self.open()
+            barrier.wait()
+            publish(own, b"%d" % number * 1000)
+
+        for round_ in range(5):
+            writers = [context.Process(target=write, args=(round_ * 16 + n,)) for n in range(16)]
+            for writer in writers:
+                writer.start()
+            for writer in writers:
+                writer.join()
+                assert writer.exitcode == 0
+        wanted = Counter(b"%d" % number * 1000 for number in range(80))
+        assert Counter(self.read().values()) == wanted
+
+    def test_retries_of_one_recording_at_once_store_it_once(self, storage):
+        outcomes = []
+        barrier = threading.Barrier(8)
+
+        def write() -> None:
+            barrier.wait()
+            outcomes.append(publish(storage, b"same").outcome)
+
+        threads = [threading.Thread(target=write) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes) == [Outcome.CREATED] + [Outcome.IDENTICAL] * 7
+        assert list(self.read().values()) == [b"same"]

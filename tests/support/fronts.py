@@ -1,0 +1,251 @@
+"""The servers that administrators put in front of the receiver, started with the shipped files."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from socket import socket
+
+from support.clients import Storing
+from support.needs import need
+from support.paths import PROJECT
+from support.ports import free_port
+from support.receivers import Receiver
+from support.waiting import wait_for
+
+NGINX_CONF = (PROJECT / "deploy" / "nginx.conf").read_text()
+APACHE_CONF = (PROJECT / "deploy" / "apache.conf").read_text()
+MODULES = Path("/usr/lib/apache2/modules")
+
+
+def world_readable_folder() -> Path:
+    """A folder that the servers' own users can enter, unlike pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix="receiver-"))
+    folder.chmod(0o755)
+    return folder
+
+
+class Front(Storing):
+    """A server on a port; `receiver` is the one behind it, if it is a process of its own."""
+
+    receiver: Receiver | None = None
+
+    def __init__(self) -> None:
+        self.folder = world_readable_folder()
+        self.port = free_port()
+        self.storage = self.folder / "recordings"
+        self.storage.mkdir(exist_ok=True)
+        self.log_path = self.folder / "error.log"
+
+    def run(self, *command: str | Path, **environ: str) -> None:
+        with (self.folder / "output").open("ab") as output:
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=output, env=os.environ | environ, cwd="/"
+            )
+
+        def is_up() -> bool:
+            assert self.process.poll() is None, (self.folder / "output").read_text() + self.log
+            with closing(socket()) as sock:
+                return sock.connect_ex(("127.0.0.1", self.port)) == 0
+
+        wait_for(is_up, why=f"{command[0]} to start")
+
+    @property
+    def log(self) -> str:
+        log = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        return log + (self.receiver.log if self.receiver else "")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+        if self.receiver:
+            self.receiver.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stored(front: Front) -> dict[str, bytes]:
+    """What is stored, once nginx has removed its own names of what it handed over."""
+
+    def settled() -> list[dict[str, bytes]]:
+        files = front.stored()
+        return [] if any(".handover/" in path for path in files) else [files]
+
+    return wait_for(settled)[0]
+
+
+class NginxServer(Front):
+    """nginx with any site."""
+
+    def serve(self, user: str, site: str) -> None:
+        (self.folder / "nginx.conf").write_text(
+            f"""
+            {f"user {user};" if os.geteuid() == 0 else ""}
+            daemon off;
+            worker_processes auto;
+            pid {self.folder}/nginx.pid;
+            error_log {self.log_path};
+            events {{ }}
+            http {{
+                access_log off;
+                client_body_temp_path {self.folder}/bodies;
+                proxy_temp_path {self.folder}/proxied;
+                fastcgi_temp_path {self.folder}/fastcgi;
+                uwsgi_temp_path {self.folder}/uwsgi;
+                scgi_temp_path {self.folder}/scgi;
+                {site}
+            }}
+            """
+        )
+        self.run(need("nginx"), "-e", self.log_path, "-c", self.folder / "nginx.conf")
+
+
+class Nginx(NginxServer):
+    """nginx with deploy/nginx.conf; `edit` changes that text as an administrator would."""
+
+    def __init__(
+        self,
+        *,
+        handover: bool = False,
+        edit=lambda text: text,
+        options: tuple[str, ...] = (),
+        **settings: object,
+    ) -> None:
+        super().__init__()
+        bodies = self.storage / ".handover" if handover else self.folder / "bodies"
+        if handover:
+            settings = {"handover_dir": bodies} | settings
+        settings = {"storage": self.storage, "trusted_proxies": 1, "min_free": 0} | settings
+        self.receiver = Receiver(self.folder, *options, **settings)
+        conf = NGINX_CONF.replace("listen 80;", f"listen 127.0.0.1:{self.port};")
+        conf = conf.replace("unix:/run/kazoo-receiver.sock", f"unix:{self.receiver.socket}")
+        if handover:
+            conf = uncomment_handover(conf).replace("/srv/recordings/.handover", str(bodies))
+        conf = edit(conf).replace("alias /srv/recordings/;", f"alias {self.storage}/;")
+        (self.folder / "site.conf").write_text(conf)
+        self.serve("root", f"include {self.folder}/site.conf;")
+
+
+def uncomment_handover(conf: str) -> str:
+    """Do what the comment above the handover's lines says."""
+    before, marker, block = conf.partition("        # The handover:")
+    directives = r"^( +)# ((?:client_body|proxy)_.*;)$"
+    return before + marker + re.sub(directives, r"\1\2", block, flags=re.MULTILINE)
+
+
+class Apache(Front):
+    """Apache with one of the ways in deploy/apache.conf."""
+
+    way: str
+    modules = ("mpm_event", "authz_core", "reqtimeout", "headers", "proxy", "proxy_http", "wsgi")
+    extra = ""
+
+    def site(self) -> str:
+        """The shipped text of one way, with this test's paths."""
+        text = re.search(rf"^# --- {self.way}.*?(?=^# ---|\Z)", APACHE_CONF, re.S | re.M)[0]
+        text = re.sub(r"  +# ?CHANGE$", "", text, flags=re.MULTILINE)
+        return text.replace("*:80>", f"127.0.0.1:{self.port}>")
+
+    def start(self, site: str, **environ: str) -> None:
+        load = "\n".join(
+            f"LoadModule {name}_module {MODULES}/mod_{name}.so" for name in self.modules
+        )
+        conf = f"""
+            ServerRoot {self.folder}
+            ServerName localhost
+            PidFile {self.folder}/pid
+            Mutex file:{self.folder}
+            ErrorLog {self.log_path}
+            LogLevel {"warn wsgi:info" if "wsgi" in self.modules else "warn"}
+            Listen 127.0.0.1:{self.port}
+            {load}
+            User www-data
+            Group www-data
+            {self.extra}
+            """
+        (self.folder / "apache.conf").write_text(conf + site)
+        command = [need("apache2"), "-D", "FOREGROUND", "-f", self.folder / "apache.conf"]
+        self.run(*command, **environ)
+
+    def let_in(self) -> None:
+        """Give the storage to Apache's user, whose processes write it."""
+        if os.geteuid() == 0:
+            shutil.chown(self.storage, "www-data", "www-data")
+
+
+class ApacheProxy(Apache):
+    way = "Way 1"
+
+    def __init__(
+        self, *, edit=lambda text: text, options: tuple[str, ...] = (), **settings: object
+    ) -> None:
+        super().__init__()
+        settings = {"storage": self.storage, "trusted_proxies": 1, "min_free": 0} | settings
+        self.receiver = Receiver(self.folder, *options, **settings)
+        self.receiver.socket.chmod(0o666)  # as SocketMode=0660 with Apache's group would
+        self.start(edit(self.site().replace("/run/kazoo-receiver.sock", str(self.receiver.socket))))
+
+
+class ModWsgi(Apache):
+    way = "Way 2"
+
+    def __init__(self, *, edit=lambda text: text, **settings: object) -> None:
+        super().__init__()
+        self.let_in()
+        site = self.site().replace("/opt/kazoo-receiver", str(installed()))
+        settings = {"storage": self.storage, "min_free": 0} | settings
+        environ = {f"KZR_{name.upper()}": str(value) for name, value in settings.items()}
+        self.start(edit(site), **environ)
+
+
+class Htaccess(Apache):
+    """A host of which only .htaccess can be edited: deploy/htaccess and deploy/receiver.cgi."""
+
+    modules = ("mpm_event", "authz_core", "mime", "rewrite", "cgid")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_in()
+        root = self.folder / "htdocs"
+        root.mkdir()
+        shutil.copy(PROJECT / "deploy" / "htaccess", root / ".htaccess")
+        script = (PROJECT / "deploy" / "receiver.cgi").read_text()
+        script = script.replace("/opt/kazoo-receiver", str(installed()))
+        (root / "receiver.cgi").write_text(script.replace("/srv/recordings", str(self.storage)))
+        (root / "receiver.cgi").chmod(0o755)
+        self.start(
+            f"""
+            ScriptSock {self.folder}/cgid
+            TypesConfig /etc/mime.types
+            DocumentRoot {root}
+            <Directory {root}>
+                AllowOverride All
+                Require all granted
+            </Directory>
+            """
+        )
+
+
+def installed() -> Path:
+    """The receiver in an environment of the system's Python, as mod_wsgi needs it; built once."""
+    if not hasattr(installed, "folder"):
+        folder = world_readable_folder()
+        subprocess.run(["/usr/bin/python3", "-m", "venv", folder / ".venv"], check=True)
+        pip = [folder / ".venv/bin/pip", "install", "-q", "--disable-pip-version-check"]
+        build = folder / "build"  # so that the tree itself stays clean
+        ignore = shutil.ignore_patterns(".*", "tests", "recordings", "*.egg-info", "build")
+        shutil.copytree(PROJECT, build, ignore=ignore)
+        subprocess.run([*pip, build], check=True)
+        shutil.copy(PROJECT / "app.py", folder)
+        installed.folder = folder
+    return installed.folder
+
+
+FRONTS = {
+    "nginx": Nginx,
+    "handover": lambda **settings: Nginx(handover=True, **settings),
+    "mod_proxy": ApacheProxy,
+    "mod_wsgi": ModWsgi,
+}
