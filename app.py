@@ -5,6 +5,8 @@
 
 import sys
 
+import click
+
 from receiver import create_app
 from receiver.errors import SettingError
 
@@ -14,7 +16,9 @@ if __name__ == "__main__":
     sys.argv[1:1] = ["-c", "python:receiver.serve", "app:app"]
     sys.exit(run(prog="app.py"))
 
+# `flask --app app COMMAND` loads this file within the command, of which only `run` serves.
+command = click.get_current_context(silent=True)
 try:
-    application = app = create_app()
+    application = app = create_app(serving=command is None or command.info_name == "run")
 except SettingError as error:
     raise SystemExit(f"receiver: {error}") from None

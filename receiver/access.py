@@ -5,7 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from flask import Request
+from flask import Flask, Request
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.security import check_password_hash
 
 from .errors import Forbidden, Unauthorized
@@ -92,6 +93,16 @@ class Access:
         if digest not in self._verified and check_password_hash(expected, secret):
             self._verified.add(digest)
         return digest in self._verified
+
+
+def init_app(app: Flask) -> Access:
+    """What the settings say of who may; a client's address is that which trusted proxies tell."""
+    config, proxies = app.config, app.config["TRUSTED_PROXIES"]
+    # Flask's own way to add middleware, which mypy takes for a method that is replaced.
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0)  # type: ignore[method-assign]
+    return Access(
+        config["WRITERS"], config["ALLOW_FROM"], config["WRITE_TOKENS"], config["READERS"]
+    )
 
 
 def is_in(address: str | None, networks: Sequence[IPv4Network | IPv6Network]) -> bool:

@@ -3,8 +3,10 @@
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
@@ -23,6 +25,7 @@ class Setting:
     default: str
     parse: Callable[[str], Any]
     meaning: str
+    is_secret: bool = False  # or may hold a secret: no error shows it
 
 
 def count(text: str) -> int:
@@ -120,10 +123,6 @@ def keep_days(text: str) -> dict[str, int]:
     return days
 
 
-def secret(text: str) -> str:
-    return text
-
-
 def catalog(text: str) -> str:
     if text not in ("yes", "no") and "://" not in text:
         raise ValueError("expected yes, no or the URL of a database")
@@ -136,8 +135,9 @@ def page_path(text: str) -> str:
     return text.rstrip("/") + "/"
 
 
+Secret = partial(Setting, is_secret=True)
 SETTINGS = (
-    Setting(
+    Secret(
         "STORAGE",
         "recordings",
         storage,
@@ -145,27 +145,27 @@ SETTINGS = (
     ),
     Setting("STORAGE_WAIT", "0", count, "seconds to wait at the start for a storage that is down"),
     Setting("URL_PREFIX", "/kzr", url_prefix, "path that stands for the storage's root"),
-    Setting("WRITERS", "", credentials, "who may write: `user:secret`, several by spaces"),
-    Setting("WRITE_TOKENS", "", words, "tokens that may write, as `?token=`, several by spaces"),
-    Setting("READERS", "", credentials, "who may read: `user:secret`, several by spaces"),
+    Secret("WRITERS", "", credentials, "who may write: `user:secret`, several by spaces"),
+    Secret("WRITE_TOKENS", "", words, "tokens that may write, as `?token=`, several by spaces"),
+    Secret("READERS", "", credentials, "who may read: `user:secret`, several by spaces"),
     Setting("ALLOW_FROM", "", networks, "networks that may write, such as `10.0.0.0/8`"),
     Setting("TRUSTED_PROXIES", "0", count, "number of proxies whose X-Forwarded-For counts"),
     Setting("HANDOVER_DIR", "", absolute_path, "folder in which nginx hands over bodies"),
     Setting("ACCEL_PREFIX", "", url_prefix, "internal nginx location that serves the storage"),
     Setting("X_SENDFILE", "no", yes_or_no, "let Apache's mod_xsendfile serve files: `yes` or `no`"),
     Setting("REDIRECT_READS", "no", yes_or_no, "let S3 itself answer readers: `yes` or `no`"),
-    Setting("CATALOG", "no", catalog, "find recordings: `yes`, `no`, or the URL of a database"),
+    Secret("CATALOG", "no", catalog, "find recordings: `yes`, `no`, or the URL of a database"),
     Setting("BROWSE_PATH", "/browse/", page_path, "path of the page to find recordings on"),
-    Setting("QUEUE", "", queue, "queue of jobs: `sqlite:///PATH` or `redis://HOST`"),
+    Secret("QUEUE", "", queue, "queue of jobs: `sqlite:///PATH` or `redis://HOST`"),
     Setting("CHECKSUMS", "no", yes_or_no, "keep each recording's SHA-256: `yes` or `no`"),
-    Setting("ON_STORED", "", command, "command to run for each recording"),
-    Setting("WEBHOOK_URL", "", web_url, "URL to tell of each recording"),
-    Setting("WEBHOOK_SECRET", "", secret, "secret to sign that with, such as `whsec_...`"),
+    Secret("ON_STORED", "", command, "command to run for each recording"),
+    Secret("WEBHOOK_URL", "", web_url, "URL to tell of each recording"),
+    Secret("WEBHOOK_SECRET", "", str, "secret to sign that with, such as `whsec_...`"),
     Setting("WEBHOOK_ALLOW_PRIVATE", "no", yes_or_no, "let it be in a private network"),
-    Setting("TRANSCRIBE_URL", "", web_url, "`/v1/audio/transcriptions` of a transcription server"),
-    Setting("TRANSCRIBE_KEY", "", secret, "its key"),
+    Secret("TRANSCRIBE_URL", "", web_url, "`/v1/audio/transcriptions` of a transcription server"),
+    Secret("TRANSCRIBE_KEY", "", str, "its key"),
     Setting("TRANSCRIBE_MODEL", "whisper-1", str, "its model"),
-    Setting("PUBLIC_URL", "", web_url, "where readers reach this receiver, for the webhook"),
+    Secret("PUBLIC_URL", "", web_url, "where readers reach this receiver, for the webhook"),
     Setting("KEEP_DAYS", "", keep_days, "days to keep recordings: `365`, `365 ACCOUNT=30`"),
     Setting("METRICS_ALLOW", "", networks, "networks that may read `/metrics`, for Prometheus"),
     Setting("MAX_BYTES", "2G", size, "largest recording"),
@@ -180,9 +180,6 @@ SETTINGS = (
     Setting("READ_TIMEOUT", "30", positive, "seconds that a sender may stall (gunicorn)"),
     Setting("BODY_DEADLINE", "600", positive, "seconds that a whole upload may take (gunicorn)"),
 )
-
-
-_SECRET = (credentials, words, storage, catalog, queue, command, web_url, secret)
 
 
 def load(overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -208,5 +205,16 @@ def _parse(setting: Setting, text: str) -> Any:
     try:
         return setting.parse(text)
     except ValueError as error:
-        shown = "..." if setting.parse in _SECRET else text  # secrets stay out of logs
+        shown = "..." if setting.is_secret else text
         raise SettingError(f"{PREFIX}_{setting.name}={shown}: {error}") from None
+
+
+def require_parts(package: str, needed: Mapping[type, Sequence[str]]) -> None:
+    """Raise `SettingError` unless a library has what is used of it and promised to nobody.
+
+    `needed` are the names of attributes, by class.
+    """
+    for kind, names in needed.items():
+        for name in names:
+            if not hasattr(kind, name):
+                raise SettingError(f"{package} {version(package)} has no {kind.__name__}.{name}")

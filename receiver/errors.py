@@ -15,6 +15,16 @@ class ReceiverError(HTTPException):
     """Base of the errors that are answered; `description` is one line of text."""
 
     description: str
+    more_headers: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return self.description
+
+    def get_body(self, *args: object, **kwargs: object) -> str:
+        return f"{self.description}\n"
+
+    def get_headers(self, *args: object, **kwargs: object) -> list[tuple[str, str]]:
+        return [("Content-Type", "text/plain; charset=utf-8"), *self.more_headers]
 
 
 class InvalidName(ReceiverError):
@@ -33,9 +43,7 @@ class Unauthorized(ReceiverError):
     """The request needs credentials (RFC 7617) that it does not have."""
 
     code = 401
-
-    def get_headers(self, *args: object, **kwargs: object) -> list[tuple[str, str]]:
-        return [("WWW-Authenticate", 'Basic realm="recordings", charset="UTF-8"')]
+    more_headers = (("WWW-Authenticate", 'Basic realm="recordings", charset="UTF-8"'),)
 
 
 class Forbidden(ReceiverError):
@@ -102,9 +110,7 @@ class StorageUnavailable(StorageFailed):
     """The storage cannot be reached, or is too slow; nothing was stored, and a retry may work."""
 
     code = 503
-
-    def get_headers(self, *args: object, **kwargs: object) -> list[tuple[str, str]]:
-        return [("Retry-After", "10")]  # seconds
+    more_headers = (("Retry-After", "10"),)  # seconds
 
 
 class Superseded(StorageUnavailable):

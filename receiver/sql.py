@@ -23,8 +23,8 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from .core.publish import FILE_MODE
 from .errors import SettingError
-from .storage.base import FILE_MODE
 
 DRIVERS = {
     "postgresql": "postgresql+psycopg",

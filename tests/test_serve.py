@@ -137,7 +137,7 @@ def test_gunicorn_command_starts_the_same(tmp_path):
         line.split("=", 1) for line in shown.replace(" ", "").splitlines() if "=" in line
     )
     assert settings["bind"] == "['127.0.0.1:8000']"
-    assert settings["worker_class"] == "receiver.serve.Worker"
+    assert settings["worker_class"] == "receiver.gunicorn_worker.Worker"
     assert settings["forwarder_headers"] == "[]"
     assert settings["control_socket_disable"] == "True"
     assert settings["limit_request_line"] == "8190"

@@ -11,15 +11,18 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from ..core.naming import original
 from ..errors import CatalogUnavailable
+from ..parts import Storage
 from ..sql import Busy, Database, is_passing, line_of
-from .description import Description
+from ..storage.paths import original
+from .description import Description, describe_all, describe_stored
 from .search import Query, Search
 from .tables import id_of, key_of, recordings, row_of, tables, terms, terms_of
 
 CONNECTIONS = 4  # at most, of each process
 ANSWER_TIMEOUT = 10  # seconds without a word from the server
+REFRESHED_MOST = 4  # times, while others attach something to the same recording
+FORGOTTEN_AT_ONCE = 200  # recordings
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,24 @@ class Catalog:
             some = all_paths[start : start + 1000]
             with self._errors():
                 self._database.transaction(partial(_remove, paths=some))
+
+    def refresh(self, storage: Storage, path: str) -> None:
+        """Add what is known now of the recording that is stored at `path`."""
+        known = None
+        for _ in range(REFRESHED_MOST):
+            found = describe_stored(storage, path)
+            if found == known:
+                break
+            self.add([found])
+            known = found  # unless other work attached something before this was added
+
+    def forget(self, storage: Storage, paths: Iterable[str]) -> None:
+        """Remove recordings, but those that are stored again."""
+        gone = sorted(paths)
+        for start in range(0, len(gone), FORGOTTEN_AT_ONCE):
+            batch = gone[start : start + FORGOTTEN_AT_ONCE]
+            self.remove(batch)
+            self.add(describe_all(storage, batch))
 
     def paths(self) -> Iterator[str]:
         """The stored paths of all recordings."""

@@ -1,20 +1,20 @@
 """What is known of a stored recording: from its name, its metadata, and the audio itself."""
 
-import json
-import re
-from contextlib import closing, suppress
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
-from ..core.naming import call_id_of, extension_of, original, sidecar
-from ..errors import NotStored
-from ..storage import Listed, Storage
+from ..errors import NotStored, ReceiverError
+from ..parts import Listed, Recording, Storage
+from ..storage import sidecars
+from ..storage.paths import call_id_of, extension_of, original
+from ..storage.sidecars import account_of, as_line
 
 # Seconds from the year 0, in which Kazoo counts, to 1970 (calendar:datetime_to_gregorian_seconds).
 GREGORIAN = 62_167_219_200
-LONGEST_TEXT = 255  # characters
-LONGEST_SIDECAR = 4 * 1024 * 1024  # bytes
-_ACCOUNT = re.compile(r"[0-9a-f]{32}")
+
+logger = logging.getLogger("receiver.indexing")
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,17 @@ class Description:
     transcript: str
 
 
-def describe(storage: Storage, recording: Listed) -> Description:
-    """Read what is known of a stored recording; raises as the storage does."""
-    told = read_metadata(storage, recording.path)
-    path = recording.path
+def describe(storage: Storage, listed: Listed, opened: Recording | None = None) -> Description:
+    """Read what is known of a stored recording; raises as the storage does.
+
+    Of a bucket, opening it is a request: `opened` is the recording where the caller has it.
+    """
+    told = sidecars.told_if_readable(storage, listed.path)
+    path = listed.path
     folder = path.rpartition("/")[0]
 
     def text(*names: str) -> str:
-        return next((_line(told[name]) for name in names if told.get(name)), "")
+        return next((as_line(told[name]) for name in names if told.get(name)), "")
 
     duration = _number(told.get("duration_ms"), 0.001) or _number(told.get("duration"))
     start = _number(told.get("start"))
@@ -61,10 +64,10 @@ def describe(storage: Storage, recording: Listed) -> Description:
         path=path,
         folder=folder,
         original=original(path),
-        size=recording.size,
-        received=recording.modified,
+        size=listed.size,
+        received=listed.modified,
         account=account_of(told, folder),
-        call_id=text("call_id") or _line(call_id_of(path)),
+        call_id=text("call_id") or as_line(call_id_of(path)),
         caller_name=text("caller_id_name"),
         caller_number=text("caller_id_number"),
         callee_name=text("callee_id_name"),
@@ -74,35 +77,29 @@ def describe(storage: Storage, recording: Listed) -> Description:
         cdr_id=text("cdr_id"),
         interaction_id=text("interaction_id"),
         start=start - GREGORIAN if start > GREGORIAN else start,
-        duration=duration or _measured_duration(storage, path),
+        duration=duration or _measured_duration(storage, path, opened),
         extension=extension_of(path),
         sha256=text("sha256"),
-        transcript=_read(storage, sidecar(path, "txt"))
-        .decode("utf-8", "replace")
-        .replace("\0", ""),
+        transcript=_text(sidecars.read(storage, path, "txt") or b""),
     )
 
 
-def read_metadata(storage: Storage, path: str) -> dict[str, Any]:
-    """What the sender told about the recording at `path`; nothing where that is unreadable."""
-    with suppress(ValueError, RecursionError):
-        told = json.loads(_read(storage, sidecar(path, "json")) or b"{}")
-        if isinstance(told, dict):
-            return told
-    return {}
+def describe_all(storage: Storage, paths: Iterable[str]) -> Iterator[Description]:
+    """Describe those of the recordings that are stored and can be read."""
+    for path in dict.fromkeys(paths):
+        try:
+            yield describe_stored(storage, path)
+        except NotStored:
+            continue
+        except ReceiverError as error:
+            logger.warning("not in the catalog: %s: %s", path, error)
 
 
-def _read(storage: Storage, path: str) -> bytes:
-    try:
-        with closing(storage.open(path)) as blob:
-            return blob.file.read(LONGEST_SIDECAR)
-    except NotStored:
-        return b""
-
-
-def _line(value: object) -> str:
-    """A value as text that every database takes: of Unicode characters, and not NUL."""
-    return _text(str(value).encode("utf-8", "replace"))[:LONGEST_TEXT]
+def describe_stored(storage: Storage, path: str) -> Description:
+    """Describe the recording that is stored at `path`, or raise `NotStored`."""
+    with closing(storage.open(path)) as recording:
+        listed = Listed(path, recording.size, recording.modified)
+        return describe(storage, listed, recording)
 
 
 def _text(data: bytes) -> str:
@@ -117,24 +114,15 @@ def _number(value: object, unit: float = 1) -> float:
     return round(number, 3) if 0 < number < 1e12 else 0.0
 
 
-def account_of(told: dict[str, Any], folder: str) -> str:
-    """Kazoo's account: from the metadata, or from the path of a storage plan."""
-    if told.get("account_id"):
-        return _line(told["account_id"])
-    variables = told.get("custom_channel_vars")
-    if isinstance(variables, dict) and variables.get("Account-ID"):
-        return _line(variables["Account-ID"])
-    first = folder.partition("/")[0]
-    return first if _ACCOUNT.fullmatch(first) else ""
-
-
-def _measured_duration(storage: Storage, path: str) -> float:
+def _measured_duration(storage: Storage, path: str, opened: Recording | None) -> float:
     """The seconds that the audio's own header tells, if it is audio; its name does not count."""
+    if opened is None:
+        with closing(storage.open(path)) as recording:
+            return _measured_duration(storage, path, recording)
     from tinytag import TinyTag, TinyTagException  # only a catalog needs it
 
-    with closing(storage.open(path)) as recording:
-        try:
-            tag = TinyTag.get(file_obj=recording.file, tags=False)
-        except (TinyTagException, OSError, ValueError, ArithmeticError, LookupError):
-            return 0.0
+    try:
+        tag = TinyTag.get(file_obj=opened.file, tags=False)
+    except (TinyTagException, OSError, ValueError, ArithmeticError, LookupError):
+        return 0.0
     return round(tag.duration or 0.0, 3)

@@ -5,16 +5,13 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
-from functools import partial
+from collections.abc import Callable
+from contextlib import suppress
 
-from flask import Response, current_app, g
-
-from ..errors import CatalogUnavailable, NotStored, ReceiverError
-from ..storage import Listed, Storage, Stored
+from ..errors import CatalogUnavailable, NotStored
+from ..parts import Parts, Storage
 from .catalog import Catalog
-from .description import Description, describe
+from .description import Description, describe, describe_all
 
 MOST_WAITING = 10_000  # recordings; more are left to the next reindex
 BATCH = 500  # recordings
@@ -32,9 +29,9 @@ class Indexer:
     down for long or the process is killed, the next reindex finds.
     """
 
-    def __init__(self, catalog: Catalog, storage: Storage) -> None:
+    def __init__(self, catalog: Catalog, parts: Parts) -> None:
         self._catalog = catalog
-        self._storage = storage
+        self._parts = parts
         self._waiting: queue.Queue[tuple[float, str]] = queue.Queue(MOST_WAITING)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -81,11 +78,11 @@ class Indexer:
         is_down = False
         while True:
             try:
-                self._catalog.add(describe_all(self._storage, paths))
+                self._catalog.add(describe_all(self._parts.storage, paths))
                 break
             except CatalogUnavailable as error:
                 if not is_down:
-                    logger.warning("%s: it is tried again", error.description)
+                    logger.warning("%s: it is tried again", error)
                 is_down = True
                 time.sleep(PAUSE)
             except Exception:
@@ -95,30 +92,6 @@ class Indexer:
                 for path in paths:
                     self._index([path])
                 break
-
-
-def note_stored(response: Response) -> Response:
-    """After an upload's answer is sent, add to the catalog what it stored."""
-    stored: Stored | None = g.get("stored")
-    if stored:
-        indexer: Indexer = current_app.extensions["indexer"]
-        response.call_on_close(partial(indexer.add, stored.path))
-        if stored.kept_path:
-            response.call_on_close(partial(indexer.add, stored.kept_path))
-    return response
-
-
-def describe_all(storage: Storage, paths: Iterable[str]) -> Iterator[Description]:
-    """Describe those of the recordings that are stored and can be read."""
-    for path in dict.fromkeys(paths):
-        try:
-            with closing(storage.open(path)) as recording:
-                listed = Listed(path, recording.size, recording.modified)
-            yield describe(storage, listed)
-        except NotStored:
-            continue
-        except ReceiverError as error:
-            logger.warning("not in the catalog: %s: %s", path, error.description)
 
 
 def reindex(

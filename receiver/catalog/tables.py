@@ -10,7 +10,8 @@ from typing import Any, get_type_hints
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from .description import LONGEST_TEXT, Description
+from ..storage.sidecars import LONGEST_LINE
+from .description import Description
 
 LONGEST_TERM = 64  # characters
 MOST_TERMS = 2000  # of one recording
@@ -20,8 +21,8 @@ _bytewise = (
     .with_variant(sa.String(LONGEST_TERM, collation="C"), "postgresql")
     .with_variant(mysql.VARCHAR(LONGEST_TERM, collation="utf8mb4_bin"), "mysql", "mariadb")
 )
-_line = sa.String(LONGEST_TEXT).with_variant(
-    mysql.VARCHAR(LONGEST_TEXT, collation="utf8mb4_bin"), "mysql", "mariadb"
+_line = sa.String(LONGEST_LINE).with_variant(
+    mysql.VARCHAR(LONGEST_LINE, collation="utf8mb4_bin"), "mysql", "mariadb"
 )
 _text = sa.Text().with_variant(mysql.LONGTEXT(collation="utf8mb4_bin"), "mysql", "mariadb")
 

@@ -2,21 +2,18 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
 
 import click
 from flask import current_app
 from flask.cli import with_appcontext
-from jinja2.filters import do_filesizeformat
 
-from .common import _errors
-
-if TYPE_CHECKING:
-    from ..retention.erasure import Match, Receipt
-    from ..storage import Listed, Storage
+from ..parts import Listed, parts
+from ..retention import erasure, holds
+from ..retention.erasure import Match, Receipt
+from ..retention.purge import FOR_EVER, purge
+from ..retention.verify import verify
+from .common import complain, counted, human_size, local_time, one_line, threads, weighed
 
 
 @click.command("hold")
@@ -34,16 +31,13 @@ def hold_(path: str, reason: str, release: bool) -> None:
     Example:
       flask --app app hold ACCOUNT/USER/abc123@10.0.0.1.mp3 --reason "case 17"
     """
-    from ..retention import holds
-
     if release and reason:
         raise click.UsageError("--release takes no --reason")
-    storage = current_app.extensions["storage"]
-    with _errors():
+    with one_line():
         if release:
-            paths = holds.release(storage, path)
+            paths = holds.release(parts().storage, path)
         else:
-            paths = holds.hold(storage, path, " ".join(reason.split()))
+            paths = holds.hold(parts().storage, path, " ".join(reason.split()))
     for each in paths:
         click.echo(f"{'released' if release else 'held'}: {each}")
     if not paths:
@@ -54,10 +48,8 @@ def hold_(path: str, reason: str, release: bool) -> None:
 @with_appcontext
 def holds_() -> None:
     """List the recordings on legal hold: since when, which, why."""
-    from ..retention.holds import holds
-
-    with _errors():
-        for each in holds(current_app.extensions["storage"]):
+    with one_line():
+        for each in holds.holds(parts().storage):
             click.echo(f"{each.since or '-'} {each.path}: {each.reason or '-'}")
 
 
@@ -69,16 +61,13 @@ def purge_(dry_run: bool) -> None:
 
     The age is the time since the storage has the recording. It exits with 1 if anything failed.
     """
-    from ..retention.purge import FOR_EVER, purge
-
     keep_days = current_app.config["KEEP_DAYS"]
     if not keep_days:
         raise click.ClickException(FOR_EVER)
-    storage = current_app.extensions["storage"]
-    with _errors(), _counted(storage) as bar:
+    with one_line(), counted(parts().storage) as bar:
         report = purge(
-            storage,
-            current_app.extensions.get("catalog"),
+            parts().storage,
+            parts().catalog,
             keep_days,
             time.time(),
             dry_run,
@@ -86,10 +75,10 @@ def purge_(dry_run: bool) -> None:
         )
     for each in sorted(report.removed, key=lambda recording: recording.path):
         click.echo(_line(each))
-    _complain(report.failed)
+    complain(report.failed)
     click.echo(
         f"{len(report.removed):,} {'to remove' if dry_run else 'removed'}, "
-        f"{do_filesizeformat(report.size)}; "
+        f"{human_size(report.size)}; "
         f"{len(report.held):,} on hold, {len(report.failed):,} failed"
     )
     sys.exit(bool(report.failed))
@@ -112,30 +101,28 @@ def erase_(caller: str, number: str, call_id: str, yes: bool) -> None:
     Example:
       flask --app app erase --caller +15551234567 > receipt.txt
     """
-    from ..retention import erasure
-
     if sum(map(bool, (caller, number, call_id))) != 1:
         raise click.UsageError("give one of --caller, --number and --call-id")
     if not call_id and not erasure.digits_of(caller or number):
         raise click.UsageError("the number has to be one of digits")
     wanted = erasure.Wanted(caller, number, call_id)
-    extensions = current_app.extensions
-    storage = extensions["storage"]
-    with _errors(), _counted(storage, err=True) as bar:
-        found = erasure.find(storage, wanted, progress=lambda recording: bar.update(1))
+    with one_line(), counted(parts().storage, err=True) as bar:
+        found = erasure.find(parts().storage, wanted, progress=lambda recording: bar.update(1))
     for match in found.matches:
         click.echo(_line(match), err=True)
     if found.matches and not yes:
         click.confirm(f"Erase {len(found.matches):,} recordings?", abort=True, err=True)
-    with _errors():
-        catalog, jobs = extensions.get("catalog"), extensions.get("jobs")
-        failed = erasure.erase(storage, catalog, jobs, wanted, found, _print_receipt)
-    _complain(found.failed + failed)
+    with one_line():
+        running = parts()
+        failed = erasure.erase(
+            running.storage, running.catalog, running.jobs, wanted, found, _print_receipt
+        )
+    complain(found.failed + failed)
     click.echo(f"{len(found.matches):,} found, {len(found.failed + failed):,} failed", err=True)
     sys.exit(bool(found.failed or failed))
 
 
-def _print_receipt(receipt: "Receipt") -> None:
+def _print_receipt(receipt: Receipt) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     beside = ",".join(receipt.beside) or "-"
     click.echo(
@@ -144,28 +131,22 @@ def _print_receipt(receipt: "Receipt") -> None:
 
 
 @click.command("verify")
-@click.option("--jobs", default=4, show_default=True, help="Recordings to read at a time.")
+@threads
 @with_appcontext
-def verify_(jobs: int) -> None:
+def verify_(threads: int) -> None:
     """Read every recording again, and tell which is not as it was.
 
     That is: changed since its SHA-256 was kept, unreadable, or, where there is a catalog, missing
     from the storage or from the catalog. It exits with 1 if there is any.
     """
-    from ..retention.verify import verify
-
-    storage = current_app.extensions["storage"]
-    with _errors():
-        count, total = _measure(storage)
-        label = f"{count:,} recordings, {do_filesizeformat(total)}"
-        with click.progressbar(length=total, label=label) as bar:
-            report = verify(
-                storage,
-                current_app.extensions.get("catalog"),
-                time.time(),
-                jobs=jobs,
-                progress=lambda recording: bar.update(recording.size),
-            )
+    with one_line(), weighed(parts().storage) as bar:
+        report = verify(
+            parts().storage,
+            parts().catalog,
+            time.time(),
+            threads=threads,
+            progress=lambda recording: bar.update(recording.size),
+        )
     for line in sorted(report.wrong):
         click.echo(line)
     click.echo(
@@ -175,32 +156,6 @@ def verify_(jobs: int) -> None:
     sys.exit(bool(report.wrong))
 
 
-@contextmanager
-def _counted(storage: "Storage", *, err: bool = False) -> Iterator[Any]:
-    """Show how many of all recordings are done."""
-    count, _ = _measure(storage)
-    file = sys.stderr if err else sys.stdout
-    with click.progressbar(length=count, label=f"{count:,} recordings", file=file) as bar:
-        yield bar
-
-
-def _measure(storage: "Storage") -> tuple[int, int]:
-    """The number of recordings, and their bytes."""
-    count = total = 0
-    for recording in storage.scan():
-        count += 1
-        total += recording.size
-    return count, total
-
-
-def _line(recording: "Listed | Match") -> str:
-    when = datetime.fromtimestamp(recording.modified).isoformat(" ", "seconds")
-    return f"{recording.path}: {do_filesizeformat(recording.size)}, of {when}"
-
-
-def _complain(lines: list[str]) -> None:
-    for line in sorted(lines):
-        click.echo(line, err=True)
-
-
-COMMANDS = (hold_, holds_, purge_, erase_, verify_)
+def _line(recording: Listed | Match) -> str:
+    when = local_time(recording.modified)
+    return f"{recording.path}: {human_size(recording.size)}, of {when}"

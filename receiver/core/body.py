@@ -2,13 +2,10 @@
 
 import io
 import os
-import re
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import (
     BodyTimeout,
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from _typeshed.wsgi import WSGIEnvironment
 
-_SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
 READ_AHEAD = 256 * 1024  # bytes; small reads straight from a WSGI server's input are slow
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 15.0
@@ -43,14 +39,13 @@ class Body(io.RawIOBase):
         self._ended = False
         self._max_bytes: int | None = None
         self.received = 0
-        self.fields: dict[str, Any] = {}  # what a form tells of its recording
-        self._expected = set(
-            _SHA256.findall(environ.get("HTTP_CONTENT_DIGEST", ""))
-            + _SHA256.findall(environ.get("HTTP_REPR_DIGEST", ""))
-        )
-        self._hash = sha256() if self._expected else None
         length = environ.get("CONTENT_LENGTH") or ""
         self.length = int(length) if length.isascii() and length.isdigit() else None
+
+    @property
+    def metadata(self) -> bytes:
+        """What the sender told of the recording; the PHP example has no use for it."""
+        return b""
 
     def require(self, max_bytes: int) -> None:
         """Raise unless the body is whole, uncompressed and no larger than `max_bytes`."""
@@ -124,7 +119,8 @@ class Body(io.RawIOBase):
         if self.length is not None:
             wanted = min(wanted, self.length - self.received)
         if self._ended or wanted == 0:
-            return self._end()
+            self._ended = True
+            return 0
         self._ended = True  # until this read has succeeded: a read after a failed one may give junk
         try:
             data = self._input.read(wanted)
@@ -135,25 +131,12 @@ class Body(io.RawIOBase):
         if not data and self.length is not None:
             raise IncompleteBody(f"the body ended after {self.received} of {self.length} bytes")
         if not data:
-            return self._end()
+            return 0
         self._ended = False
         self.received += len(data)
         self.check_size(self.received)
-        if self._hash:
-            self._hash.update(data)
         view[: len(data)] = data
         return len(data)
-
-    def _end(self) -> int:
-        self._ended = True
-        if self._hash:
-            self.check_digest(self._hash.digest())
-        return 0
-
-    def check_digest(self, digest: bytes) -> None:
-        """Raise unless the body has the SHA-256 that its sender told (RFC 9530), if any."""
-        if self._expected - {b64encode(digest).decode()}:
-            raise IncompleteBody("the body is not the one that its sha-256 digest tells")
 
 
 def check_written(file: BinaryIO, size: int) -> None:

@@ -12,15 +12,8 @@ from urllib.parse import quote, unquote_to_bytes
 from werkzeug.routing import BaseConverter
 
 from ..errors import InvalidName
+from ..formats import FORMATS, SIDECARS
 
-# What may end a name as its extension; any other ending belongs to the Call-ID, because
-# Call-IDs end in host names and addresses: "abc123@10.0.0.1" has no extension.
-EXTENSIONS = (
-    "aac aif aiff amr au flac gsm hold json m4a mkv mov mp2 mp3 mp4 mpeg mpg oga ogg opus pcm pdf "
-    "ps raw sln tif tiff txt ulaw alaw vtt wav wave webm wma"
-).split()
-SIDECARS = ("json", "txt", "vtt", "hold")  # kinds of files that lie beside a recording
-STEP = "new"  # what numbers a recording that is about to take its name
 LONGEST_FILENAME = 240  # bytes; file systems take 255, "~12345" and ".json" may be added
 LONGEST_FOLDER = 700  # bytes; with the name, a key of a bucket takes 1024
 DEEPEST_FOLDER = 16
@@ -29,14 +22,11 @@ NO_NAME = (
     "the field list as it is, and put user:secret@ into the URL in place of a query"
 )
 
-_EXTENSION = "|".join(EXTENSIONS)
+_EXTENSION = "|".join(FORMATS)
 _RECORDING = re.compile(r"(?:|(?P<folder>.*?)/)call_recording_(?P<name>.*)", re.DOTALL)
 _PLAIN = re.compile(r"(?:(?P<folder>.*)/)?(?P<name>.*)", re.DOTALL)
 _NAME = re.compile(rf"(?P<call_id>.+?)(?:\.?\.(?P<extension>{_EXTENSION})|\.)?", re.DOTALL)
-_LOOKS_EXTENDED = re.compile(rf"(.+)\.({_EXTENSION})", re.DOTALL)
-_SIDECAR = re.compile(rf"(?P<recording>.+?)(?P<bare>~?)\.({'|'.join(SIDECARS)})", re.DOTALL)
-_NUMBER = re.compile(rf"~[0-9]{{1,9}}(?=(?:\.(?:{_EXTENSION}))?$)")
-_STEP = re.compile(rf".+~{STEP}(\.({_EXTENSION}))?", re.DOTALL)
+EXTENDED = re.compile(rf"(.+)\.({_EXTENSION})", re.DOTALL)
 _NOT_ORDINARY = re.compile(rb"^\.|[^A-Za-z0-9@._+-]")
 
 
@@ -63,8 +53,8 @@ class RecordingName:
         """
         match = _RECORDING.fullmatch(path) or _PLAIN.fullmatch(path)
         assert match  # noqa: S101 - for mypy: the plain form matches any text
-        folders = [_decode(part) for part in (match["folder"] or "").split("/") if part]
-        name = _NAME.fullmatch(_decode(match["name"]))
+        folders = [decode(part) for part in (match["folder"] or "").split("/") if part]
+        name = _NAME.fullmatch(decode(match["name"]))
         if not name:
             raise InvalidName(NO_NAME)
         if {".", ".."} & {name[0], *folders}:
@@ -84,22 +74,14 @@ class RecordingName:
         Bytes outside `A-Z a-z 0-9 @ . _ + -`, and a leading dot, are percent-encoded. A Call-ID
         too long for a file system ends in `~` and its SHA-256 instead.
         """
-        return self.numbered(0)
-
-    def numbered(self, number: int | str) -> str:
-        """The name of the file that keeps an older recording: `CALL_ID~NUMBER.EXT`."""
         stem, ending = _encode(self.call_id), f".{self.extension}" if self.extension else ""
-        if self.extension in ("", *SIDECARS) and (ambiguous := _LOOKS_EXTENDED.fullmatch(stem)):
+        if self.extension in ("", *SIDECARS) and (ambiguous := EXTENDED.fullmatch(stem)):
             stem = "%2E".join(ambiguous.groups())
         if len(stem) + len(ending) > LONGEST_FILENAME:
             digest = sha256(_to_bytes(self.call_id)).hexdigest()
             start = stem[: LONGEST_FILENAME - len(ending) - len(digest) - 1]
             stem = re.sub("%.?$", "", start) + "~" + digest
-        return stem + (f"~{number}" if number else "") + ending
-
-    def sidecar(self, kind: str, number: int | str = 0) -> str:
-        """The name of a further file about the recording, such as `CALL_ID.EXT.json`."""
-        return sidecar(self.numbered(number), kind)
+        return stem + ending
 
     def __str__(self) -> str:
         """The path of the stored file below the storage's root; printable ASCII."""
@@ -116,8 +98,8 @@ class RecordingName:
 
 
 def has_extension(name: str) -> bool:
-    """Whether a name ends in one of `EXTENSIONS`, as those of recordings do."""
-    return bool(_LOOKS_EXTENDED.fullmatch(name))
+    """Whether a name ends in an extension, as those of recordings do."""
+    return bool(EXTENDED.fullmatch(name))
 
 
 def sidecar(path: str, kind: str) -> str:
@@ -125,42 +107,8 @@ def sidecar(path: str, kind: str) -> str:
     return path + ("." if has_extension(path) else "~.") + kind
 
 
-def numbered(path: str, number: int) -> str:
-    """The stored path of an older recording that was superseded at `path`; 0 is the newest."""
-    if not number:
-        return path
-    match = _LOOKS_EXTENDED.fullmatch(path)
-    return f"{match[1]}~{number}.{match[2]}" if match else f"{path}~{number}"
-
-
-def is_recording(filename: str) -> bool:
-    """Whether a stored file is a recording, and not a sidecar, hidden or an unfinished step."""
-    if filename.startswith(".") or _STEP.fullmatch(filename):
-        return False
-    about = _SIDECAR.fullmatch(filename)
-    return not (about and (about["bare"] or has_extension(about["recording"])))
-
-
-def original(path: str) -> str:
-    """The stored path of the name that a superseded recording had: without its number."""
-    return _NUMBER.sub("", path)
-
-
-def extension_of(path: str) -> str:
-    """The extension of a stored recording, "" if there is none."""
-    match = _LOOKS_EXTENDED.fullmatch(path)
-    return match[2] if match else ""
-
-
-def call_id_of(path: str) -> str:
-    """The Call-ID of a stored recording, as far as its path tells."""
-    stem = original(path).rpartition("/")[2]
-    if match := _LOOKS_EXTENDED.fullmatch(stem):
-        stem = match[1]
-    return _decode(stem.partition("~")[0]).encode("utf-8", "replace").decode()
-
-
-def _decode(text: str) -> str:
+def decode(text: str) -> str:
+    """Percent-encoded text as SIP has it; bytes that are not UTF-8 are surrogate escapes."""
     return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
 
 

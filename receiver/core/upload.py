@@ -1,34 +1,44 @@
 """The receiver: a PUT, or a POST, becomes a stored recording."""
 
-from flask import Blueprint, Response, current_app, g, request, url_for
+from flask import Blueprint, Flask, Response, current_app, request, url_for
+from flask.blueprints import BlueprintSetupState
 
-from ..access import Access
 from ..errors import InvalidName
-from ..senders import metadata
-from ..storage import Outcome, Storage
-from .naming import NO_NAME, RecordingName
+from ..parts import Outcome, exchange, parts
+from .naming import NO_NAME, PlainConverter, RecordingConverter, RecordingName
 
 uploads = Blueprint("uploads", __name__)
+
+
+def at_every_path(app: Flask, blueprint: Blueprint) -> None:
+    """Register a blueprint for `KZR_URL_PREFIX`, which stands for the root, and for all folders."""
+    if app.config["URL_PREFIX"]:
+        app.register_blueprint(blueprint, url_prefix=app.config["URL_PREFIX"])
+    app.register_blueprint(blueprint, name=f"{blueprint.name}-folders")
+
+
+@uploads.record
+def know_names(state: BlueprintSetupState) -> None:
+    state.app.url_map.converters.update(recording=RecordingConverter, plain=PlainConverter)
 
 
 @uploads.route("/<recording:name>", methods=["PUT", "POST"])
 @uploads.route("/<plain:name>", methods=["PUT", "POST"])
 def store(name: RecordingName) -> Response:
     """Answer 201 or 200 once the recording is whole, durable and safe from being overwritten."""
-    config = current_app.config
-    access: Access = current_app.extensions["access"]
-    storage: Storage = current_app.extensions["storage"]
+    config, running, body = current_app.config, parts(), exchange().body
 
-    access.check_writer(request)
-    g.body.require(config["MAX_BYTES"])
-    storage.check_space(g.body.length or 0)
-    with g.body.as_file(storage.incoming, config["CHUNK_SIZE"]) as file:
+    running.access.check_writer(request)
+    body.require(config["MAX_BYTES"])
+    running.storage.check_space(body.length or 0)
+    with body.as_file(running.storage.incoming, config["CHUNK_SIZE"]) as file:
         only_new = request.headers.get("If-None-Match", "").strip() == "*"
-        g.stored = stored = storage.publish(file, name, _metadata(), only_new=only_new)
-    if jobs := current_app.extensions.get("jobs"):
-        jobs.add(stored)
+        stored = running.storage.publish(file, name, body.metadata, only_new=only_new)
+    exchange().stored = stored
+    if running.jobs:
+        running.jobs.add(stored)
 
-    line = f"{stored.outcome}: {stored.path}, {g.body.received} bytes"
+    line = f"{stored.outcome}: {stored.path}, {body.received} bytes"
     if stored.kept_as:
         line += f"; the older recording is kept as {stored.kept_as}"
     response = Response(f"{line}\n", mimetype="text/plain")
@@ -39,12 +49,6 @@ def store(name: RecordingName) -> Response:
         if len(url) <= 2048:  # nginx answers 502 to a header of 4 KiB
             response.location = url
     return response
-
-
-def _metadata() -> bytes:
-    """What the sender tells about the recording, as the text of its JSON file."""
-    told = metadata.from_query(request.environ.get("QUERY_STRING", ""))
-    return metadata.to_bytes(told | g.body.fields)
 
 
 @uploads.route("/", methods=["PUT", "POST"], strict_slashes=False)

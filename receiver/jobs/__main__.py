@@ -2,10 +2,14 @@
 
 import argparse
 import logging
+from typing import TYPE_CHECKING, cast
 
 from .. import create_app
 from ..errors import SettingError
-from .work import Jobs
+from ..parts import Parts
+
+if TYPE_CHECKING:
+    from .work import Jobs
 
 
 def main() -> None:
@@ -18,10 +22,10 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("huey").setLevel(logging.WARNING)
     try:
-        jobs: Jobs | None = create_app().extensions.get("jobs")
-        if not jobs:
+        running: Parts = create_app().extensions["receiver"]
+        if running.jobs is None:
             raise SettingError("nothing is to be done after storing: see KZR_ON_STORED")
-        jobs.work(threads)
+        cast("Jobs", running.jobs).work(threads)
     except SettingError as error:
         raise SystemExit(f"receiver: {error}") from None
 

@@ -4,22 +4,18 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
-from ..core.naming import extension_of
-from ..reading.playback import MEDIA_TYPES
-from ..storage import Recording, Storage
-from .command import CHUNK, HookFailed, printable_lines, refresh
-from .webhook import LONGEST_REASON, post
-from .work import Event, open_recording
-
-if TYPE_CHECKING:
-    from ..catalog.catalog import Catalog
+from ..formats import format_of
+from ..parts import Parts, Recording
+from ..storage.paths import extension_of
+from .client import LONGEST_REASON, post
+from .command import CHUNK
+from .event import Event, JobFailed, open_recording, printable_lines
 
 ANSWER_SECONDS = 600  # for sending, too
 LONGEST_ANSWER = 32 * 1024 * 1024  # bytes; whole days of speech
-NO_AUDIO = ("json", "pdf", "ps", "tif", "tiff", "txt", "vtt")
 
 Cue = tuple[float, float, str]  # its start and end in seconds, and what is said
 
@@ -31,19 +27,17 @@ class Transcription:
     runs beside the receiver.
     """
 
-    def __init__(
-        self, config: Mapping[str, Any], storage: Storage, catalog: "Catalog | None"
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], parts: Parts) -> None:
         self._url = config["TRANSCRIBE_URL"]
         self._key = config["TRANSCRIBE_KEY"]
         self._model = config["TRANSCRIBE_MODEL"]
-        self._storage = storage
-        self._catalog = catalog
+        self._parts = parts
 
     def __call__(self, event: Event) -> str:
-        path, recording = open_recording(self._storage, event)
+        storage, catalog = self._parts.storage, self._parts.catalog
+        path, recording = open_recording(storage, event)
         with closing(recording):
-            if extension_of(path) in NO_AUDIO or not recording.size:
+            if not format_of(extension_of(path)).is_audio or not recording.size:
                 return "it is no audio"
             answer = self._ask(path, recording)
         text = answer["text"].strip()
@@ -51,9 +45,10 @@ class Transcription:
             return "nothing is said in it"
         # The text comes last: whoever finds it finds the times too.
         if cues := cues_of(answer):
-            self._storage.attach(path, "vtt", to_vtt(cues), event.etag)
-        self._storage.attach(path, "txt", f"{text}\n".encode("utf-8", "replace"), event.etag)
-        refresh(self._storage, self._catalog, path)
+            storage.attach(path, "vtt", to_vtt(cues), event.etag)
+        storage.attach(path, "txt", f"{text}\n".encode("utf-8", "replace"), event.etag)
+        if catalog:
+            catalog.refresh(storage, path)
         return f"{len(text.split())} words"
 
     def _ask(self, path: str, recording: Recording) -> dict[str, Any]:
@@ -80,7 +75,7 @@ class Transcription:
             answer = None
         if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
             shown = " ".join(printable_lines(data[:LONGEST_REASON]))
-            raise HookFailed(f"it answered something else than a transcript: {shown}")
+            raise JobFailed(f"it answered something else than a transcript: {shown}")
         return answer
 
 
@@ -96,21 +91,21 @@ def frame(fields: Mapping[str, str], extension: str, boundary: str) -> tuple[byt
     head.append(
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; '
         f'filename="recording.{extension}"\r\n'
-        f"Content-Type: {MEDIA_TYPES.get(extension, 'application/octet-stream')}\r\n\r\n"
+        f"Content-Type: {format_of(extension).media_type}\r\n\r\n"
     )
     return "".join(head).encode(), f"\r\n--{boundary}--\r\n".encode()
 
 
 def _guess(recording: Recording) -> str:
     """The extension of a recording that has none; Kazoo's are MP3 where they are not WAV."""
-    start = recording.file.read(4)
+    start = recording.read(4)
     recording.file.seek(0)
     return "wav" if start == b"RIFF" else "mp3"
 
 
 def _parts(head: bytes, recording: Recording, tail: bytes) -> Iterator[bytes]:
     yield head
-    while chunk := recording.file.read(CHUNK):
+    while chunk := recording.read(CHUNK):
         yield chunk
     yield tail
 

@@ -10,46 +10,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from hashlib import sha256
-from itertools import count
 from typing import Any
 
 from huey import crontab
 from huey.exceptions import CancelExecution
 
-from ..core.naming import numbered
-from ..errors import NotStored, ReceiverError, StorageUnavailable
-from ..storage import Recording, Storage, Stored
+from ..errors import ReceiverError, StorageUnavailable
+from ..parts import Parts, Stored
+from .event import Event, Work
 from .queue import open_queue
 
 RETRIES = 9
 FIRST_PAUSE = 5  # seconds
 PAUSE_FACTOR = 3  # from one pause to the next: the last is nine hours
 QUEUED, DONE, FAILED = "queued", "done", "failed"
-MOST_MISSING = 10  # numbered names that are looked for after the last that is there
 KEPT = 30 * 24 * 60 * 60  # seconds for which it is known that a job was done
 
 logger = logging.getLogger("receiver.jobs")
-
-
-@dataclass(frozen=True)
-class Event:
-    """A recording that was stored as `path`; `etag` tells its bytes from others'.
-
-    `outcome` is that of its upload, `received` the time of it (POSIX); `kept_as` is where the
-    recording went that it superseded, if any.
-    """
-
-    path: str
-    etag: str
-    outcome: str
-    received: float
-    kept_as: str = ""
-
-    @property
-    def id(self) -> str:
-        """What is the same for each retry of the upload, and different for other bytes."""
-        return sha256(f"{self.path}\0{self.etag}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -63,9 +40,6 @@ class Failure:
     when: float
 
 
-Work = Callable[[Event], str]  # returns what is to be noted of it; raises what is to be retried
-
-
 class Jobs:
     """The queue at `url`, and the kinds of work to do for each recording, by name.
 
@@ -75,14 +49,19 @@ class Jobs:
     def __init__(
         self,
         url: str,
-        storage: Storage,
+        parts: Parts,
         kinds: dict[str, Work],
         hourly: Sequence[Callable[[], object]] = (),
     ) -> None:
         self.queue = open_queue(url)
-        self._storage = storage
+        self._parts = parts
         self._kinds = kinds
-        options = {"retries": RETRIES, "retry_delay": FIRST_PAUSE, "retry_backoff": PAUSE_FACTOR}
+        options = {
+            "retries": RETRIES,
+            "retry_delay": FIRST_PAUSE,
+            "retry_backoff": PAUSE_FACTOR,
+            "__module__": "receiver.jobs",  # by which huey finds what waits in a queue
+        }
         self._fan_out = self.queue.task(name="stored", context=True, **options)(self._enqueue_each)
         self._run = self.queue.task(name="job", context=True, **options)(self._do)
 
@@ -110,7 +89,7 @@ class Jobs:
             raise StorageUnavailable(f"the queue of jobs cannot be reached: {error}") from error
 
     def _etag_of(self, path: str) -> str:
-        with closing(self._storage.open(path)) as recording:
+        with closing(self._parts.storage.open(path)) as recording:
             return recording.etag
 
     def _enqueue_each(self, fields: dict[str, Any], task: Any = None) -> None:
@@ -137,7 +116,7 @@ class Jobs:
         try:
             told = work(event)
         except Exception as error:
-            reason = error.description if isinstance(error, ReceiverError) else str(error)
+            reason = str(error)
             logger.warning("job %s of %s failed: %s", kind, event.path, reason)
             if task.retries:
                 raise CancelExecution(retry=True) from error
@@ -196,22 +175,3 @@ class Jobs:
         self.queue.create_consumer(
             workers=threads, max_delay=1, graceful_signal="TERM", check_worker_health=True
         ).run()
-
-
-def open_recording(storage: Storage, event: Event) -> tuple[str, Recording]:
-    """Open the recording of an event, under the path that it has by now; or raise `NotStored`."""
-    missing = 0  # in a row: older ones may have been deleted
-    for number in count(0):
-        path = numbered(event.path, number)
-        try:
-            recording = storage.open(path)
-        except NotStored:
-            missing += 1
-            if missing > MOST_MISSING:
-                raise
-            continue
-        missing = 0
-        if recording.etag == event.etag:
-            return path, recording
-        recording.close()
-    raise AssertionError("there is no end of numbers")

@@ -1,14 +1,9 @@
 """Whether the receiver can do its work, for monitors and load balancers."""
 
-from typing import TYPE_CHECKING
-
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response
 
 from ..errors import ReceiverError
-from ..storage import Storage
-
-if TYPE_CHECKING:
-    from ..catalog.catalog import Catalog
+from ..parts import parts
 
 health = Blueprint("health", __name__)
 
@@ -26,12 +21,11 @@ def check_storage() -> Response:
 
 
 def _answer(*, with_catalog: bool) -> Response:
-    storage: Storage = current_app.extensions["storage"]
-    catalog: Catalog | None = current_app.extensions.get("catalog")
+    running = parts()
     try:
-        storage.check()
-        if catalog and with_catalog:
-            catalog.check()
+        running.storage.check()
+        if running.catalog and with_catalog:
+            running.catalog.check()
     except ReceiverError as error:
-        return Response(f"{error.description}\n", 503, mimetype="text/plain")
+        return Response(f"{error}\n", 503, mimetype="text/plain")
     return Response("ok\n", mimetype="text/plain")

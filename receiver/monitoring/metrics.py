@@ -1,14 +1,14 @@
-"""Figures for Prometheus, and whether the receiver can do its work.
+"""Figures for Prometheus.
 
 Where several processes serve (gunicorn), they share their figures through the files of
-`PROMETHEUS_MULTIPROC_DIR`, which `create_app` sets before this module is imported.
+`PROMETHEUS_MULTIPROC_DIR`, which is set before this module is imported.
 """
 
 import os
 import time
 from collections.abc import Iterable
 
-from flask import Blueprint, Response, current_app, g, request
+from flask import Blueprint, Response, current_app, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from ..access import is_in
 from ..errors import Forbidden
-from ..storage import Storage
+from ..parts import Storage, exchange, parts
 
 metrics = Blueprint("metrics", __name__)
 
@@ -70,7 +70,7 @@ def show() -> Response:
         raise Forbidden(f"{request.remote_addr or 'this client'} is not in KZR_METRICS_ALLOW")
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
-    registry.register(FreeSpace(current_app.extensions["storage"]))
+    registry.register(FreeSpace(parts().storage))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -78,16 +78,16 @@ def count_upload(response: Response) -> Response:
     """Count an upload when its answer is known."""
     if request.method in ("PUT", "POST"):
         uploads.labels(_outcome_of(response)).inc()
-        received.inc(g.body.received)
-        seconds.observe(time.monotonic() - g.started)
-        if "stored" in g:
+        received.inc(exchange().body.received)
+        seconds.observe(time.monotonic() - exchange().started)
+        if exchange().stored:
             last.set_to_current_time()
-    if indexer := current_app.extensions.get("indexer"):
+    if indexer := parts().indexer:
         lag.set(indexer.lag)
     return response
 
 
 def _outcome_of(response: Response) -> str:
-    if "stored" in g:
-        return str(g.stored.outcome)
+    if stored := exchange().stored:
+        return str(stored.outcome)
     return "failed" if response.status_code >= 500 else "refused"

@@ -1,7 +1,6 @@
 """What the URLs of the page ask for, and how they are made."""
 
 import re
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import date
 from urllib.parse import quote, urlencode
@@ -13,6 +12,7 @@ from ..catalog.search import Query
 from ..catalog.tables import SORTS
 from ..core.naming import RecordingName
 from ..errors import InvalidName, ReceiverError
+from ..storage.paths import url_of
 
 LONGEST_SEARCH = 200  # characters
 MOST_ON_A_PAGE = 200
@@ -103,11 +103,8 @@ def url(**query: str) -> str:
 
 def own_url(recording: Description) -> str:
     """The URL that stores the recording and reads it back; "" for numbered copies."""
-    with suppress(InvalidName):
-        name = RecordingName.parse(recording.path)
-        if str(name) == recording.path:
-            return f"{receiver_url()}/{name.to_url()}"
-    return ""
+    url = url_of(recording.path)
+    return f"{receiver_url()}/{url}" if url else ""
 
 
 def receiver_url() -> str:

@@ -3,7 +3,6 @@
 All of it is at one URL, told apart by its query, because every URL below belongs to recordings.
 """
 
-import json
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from datetime import date
@@ -12,18 +11,19 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-from flask import Blueprint, Response, current_app, g, render_template, request
+from flask import Blueprint, Response, render_template, request
 
-from ..access import Access
 from ..catalog.catalog import Catalog, Page
-from ..catalog.description import LONGEST_SIDECAR, Description, read_metadata
+from ..catalog.description import Description
 from ..catalog.search import Query
 from ..catalog.tables import SORTS
 from ..core.naming import sidecar
 from ..errors import CatalogUnavailable, NotStored, ReceiverError
+from ..formats import format_of
+from ..parts import exchange, parts
 from ..reading.audit import audit
-from ..reading.playback import MEDIA_TYPES, answer
-from ..storage import Storage
+from ..reading.playback import answer
+from ..storage import sidecars
 from .presentation import (
     FILTERS,
     as_json,
@@ -61,7 +61,7 @@ HEADERS = {
 }
 
 browse = Blueprint("browse", __name__, template_folder="templates")
-for _filter in FILTERS:
+for _filter in (*FILTERS, format_of):
     browse.add_app_template_filter(_filter)
 _assets = {name: (Path(__file__).parent / "static" / name).read_bytes() for name in ASSETS}
 _asset_tags = {name: sha256(data).hexdigest()[:16] for name, data in _assets.items()}
@@ -70,8 +70,7 @@ _asset_tags = {name: sha256(data).hexdigest()[:16] for name, data in _assets.ite
 @browse.get("/", strict_slashes=False)
 def page() -> Response:
     """Answer with the list of recordings, or with the one thing that the query names."""
-    access: Access = current_app.extensions["access"]
-    access.check_reader(request)
+    parts().access.check_reader(request)
     for name, view in VIEWS.items():
         if name in request.args:
             return view(request.args[name])
@@ -101,9 +100,9 @@ def details(path: str) -> Response:
     """All that is known of a recording."""
     recording = known(path)
     query = parse_query()  # of the list that leads here
-    told = metadata(recording.path)
+    told = sidecars.told_as_json(parts().storage, recording.path)
     versions = catalog().versions(recording)
-    segments = parse_vtt(captions := read_captions(recording.path))
+    segments = parse_vtt(captions := sidecars.read(parts().storage, recording.path, "vtt") or b"")
     if recording.transcript or segments:
         audit("transcript", recording.path)
     if answer_format() == "json":
@@ -133,7 +132,7 @@ def play(path: str) -> Response:
     """The recording itself, also by ranges."""
     recording = known(path)
     # Not from another server: the page's policy only lets it play what comes from here.
-    response = answer(recording.path, replace(storage().open(recording.path), link=None))
+    response = answer(recording.path, replace(parts().storage.open(recording.path), link=None))
     audit("play", recording.path)
     return response
 
@@ -141,7 +140,7 @@ def play(path: str) -> Response:
 def download(path: str) -> Response:
     """The recording as a file whose name tells what it is."""
     recording = known(path)
-    response = answer(recording.path, replace(storage().open(recording.path), link=None))
+    response = answer(recording.path, replace(parts().storage.open(recording.path), link=None))
     audit("download", recording.path)
     return as_file(response, filename(recording, recording.extension))
 
@@ -149,7 +148,7 @@ def download(path: str) -> Response:
 def captions(path: str) -> Response:
     """What is said in a recording, with the times at which it is, as a file."""
     recording = known(path)
-    with closing(storage().open(sidecar(recording.path, "vtt"))) as blob:
+    with closing(parts().storage.open(sidecar(recording.path, "vtt"))) as blob:
         response = Response(blob.file.read(), mimetype="text/vtt")
     audit("transcript", recording.path)
     return as_file(response, filename(recording, "vtt"))
@@ -194,8 +193,8 @@ def guard(response: Response) -> Response:
 @browse.errorhandler(ReceiverError)
 def answer_error(error: ReceiverError) -> Response:
     """Answer an error in the form that was asked for."""
-    g.body.drain()
-    g.reason = error.description
+    exchange().body.drain()
+    exchange().reason = error.description
     kind = "csv"
     if not {"play", "download", "captions", "asset"} & request.args.keys():
         with suppress(BadQuery):
@@ -209,9 +208,7 @@ def answer_error(error: ReceiverError) -> Response:
             "error.html", error=error, query=Query(), is_down=isinstance(error, CatalogUnavailable)
         )
     response.status_code = error.code or 500
-    response.headers.extend(
-        [each for each in error.get_headers() if each[0].lower() != "content-type"]
-    )
+    response.headers.extend(error.more_headers)
     return response
 
 
@@ -223,7 +220,6 @@ def render(template: str, **values: Any) -> Response:
         sorts=SORTS,
         tag=_asset_tags,
         receiver_url=receiver_url(),
-        media_types=MEDIA_TYPES,
         longest_search=LONGEST_SEARCH,
         **values,
     )
@@ -232,11 +228,7 @@ def render(template: str, **values: Any) -> Response:
 
 
 def catalog() -> Catalog:
-    return cast(Catalog, current_app.extensions["catalog"])
-
-
-def storage() -> Storage:
-    return cast(Storage, current_app.extensions["storage"])
+    return cast(Catalog, parts().catalog)  # without one there is no page
 
 
 def known(path: str) -> Description:
@@ -252,20 +244,3 @@ def search(query: Query) -> Page:
         return catalog().search(query)
     except ValueError as error:
         raise BadQuery(str(error)) from error
-
-
-def metadata(path: str) -> dict[str, Any]:
-    """What the sender told, as JSON that every program can read."""
-    told = read_metadata(storage(), path)
-    with suppress(RecursionError):
-        return cast(dict[str, Any], json.loads(json.dumps(told), parse_constant=str))
-    return {}
-
-
-def read_captions(path: str) -> bytes:
-    """The transcript with its times, as a file; nothing if there is none."""
-    try:
-        with closing(storage().open(sidecar(path, "vtt"))) as blob:
-            return blob.file.read(LONGEST_SIDECAR)
-    except NotStored:
-        return b""

@@ -11,31 +11,15 @@ from urllib.parse import quote
 from flask import Blueprint, Response, current_app, request
 from werkzeug.wsgi import FileWrapper, wrap_file
 
-from ..access import Access
-from ..core.naming import NO_NAME, RecordingName, extension_of
+from ..core.naming import NO_NAME, RecordingName
 from ..errors import InvalidName, NotStored, Superseded
-from ..storage import Recording, Storage
+from ..formats import ANY_TYPE, format_of
+from ..parts import Recording, parts
+from ..storage.paths import extension_of
 from .audit import audit
 
 playback = Blueprint("playback", __name__)
 
-# The types of what Kazoo and FreeSWITCH send; what has no type here is only ever downloaded.
-MEDIA_TYPES = {
-    "aac": "audio/aac",
-    "flac": "audio/flac",
-    "m4a": "audio/mp4",
-    "mp3": "audio/mpeg",
-    "mp4": "video/mp4",
-    "oga": "audio/ogg",
-    "ogg": "audio/ogg",
-    "opus": "audio/ogg",
-    "pdf": "application/pdf",
-    "tif": "image/tiff",
-    "tiff": "image/tiff",
-    "txt": "text/plain",
-    "wav": "audio/x-wav",
-    "webm": "audio/webm",
-}
 OPENED_MOST = 4  # times, where others take its name between opening and reading
 _RANGE_KEYS = ("REQUEST_METHOD", "HTTP_RANGE", "HTTP_IF_RANGE")
 
@@ -44,8 +28,7 @@ _RANGE_KEYS = ("REQUEST_METHOD", "HTTP_RANGE", "HTTP_IF_RANGE")
 @playback.get("/<plain:name>")
 def read(name: RecordingName) -> Response:
     """Answer with the recording that has the name."""
-    access: Access = current_app.extensions["access"]
-    access.check_reader(request)
+    parts().access.check_reader(request)
     path, recording = _open(name)
     response = answer(path, recording)
     audit("read", path)
@@ -60,15 +43,15 @@ def refuse() -> Response:
 
 def _open(name: RecordingName) -> tuple[str, Recording]:
     """Open a recording; its path may come twice in a row, as Kazoo 4.3 and later ask for it."""
-    storage: Storage = current_app.extensions["storage"]
+    storage = parts().storage
     try:
         return str(name), storage.open(str(name))
     except NotStored:
-        parts = str(name).split("/")
-        for start in range(len(parts) - 1):
-            middle = (start + len(parts)) // 2
-            if parts[start:middle] == parts[middle:]:
-                half = replace(name, folder="/".join(parts[: middle - 1]))
+        path = str(name).split("/")
+        for start in range(len(path) - 1):
+            middle = (start + len(path)) // 2
+            if path[start:middle] == path[middle:]:
+                half = replace(name, folder="/".join(path[: middle - 1]))
                 return str(half), storage.open(str(half))
         raise
 
@@ -80,7 +63,7 @@ def answer(path: str, recording: Recording) -> Response:
 
     With `KZR_REDIRECT_READS`, a storage that can answer by itself does: 302, which Kazoo follows.
     """
-    storage: Storage = current_app.extensions["storage"]
+    storage = parts().storage
     for _ in range(OPENED_MOST - 1):
         with suppress(Superseded):
             return _answer(path, recording)
@@ -95,14 +78,14 @@ def _answer(path: str, recording: Recording) -> Response:
             return Response(status=302, headers={"Location": recording.link()})
     # The server's own wrapper is fast, but would read all that comes before a range.
     wrap = FileWrapper if "HTTP_RANGE" in request.environ else partial(wrap_file, request.environ)
-    media_type = MEDIA_TYPES.get(extension_of(path))
+    kind = format_of(extension_of(path))
     response = Response(
         wrap(recording.file),
-        mimetype=media_type or "application/octet-stream",
+        mimetype=kind.media_type if kind.is_shown else ANY_TYPE,
         direct_passthrough=True,
     )
     _describe(response, recording)
-    if not media_type:
+    if not kind.is_shown:
         response.headers["Content-Disposition"] = "attachment"
     if not _hand_to_server(response, path, recording):
         # Kazoo knows no 304 and sends no condition; ranges are for those who seek.

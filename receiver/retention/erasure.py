@@ -5,19 +5,19 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
-from ..core.naming import SIDECARS, RecordingName, extension_of, original, sidecar
+from ..core.naming import RecordingName, sidecar
+from ..core.publish import storage_errors
 from ..errors import CatalogUnavailable, Held, NotStored
-from ..storage import Listed, Storage
-from ..storage.base import sha256_of, storage_errors
-from ..storage.copying import in_parallel
-from .holds import JOBS, hold_of, is_stored, told_of, versions
+from ..formats import SIDECARS
+from ..parts import Catalog, Jobs, Listed, Storage
+from ..storage import sidecars
+from ..storage.parallel import in_parallel
+from ..storage.paths import extension_of, original
+from .holds import hold_of, is_stored, versions
 from .purge import catalog_failed, forget, reported
-
-if TYPE_CHECKING:
-    from ..catalog.catalog import Catalog
 
 _CALLER = ("caller_id_number", "from")
 _CALLEE = ("callee_id_number", "to")
@@ -93,7 +93,7 @@ def find(
         with reported(recording.path, found.failed):
             _look(storage, wanted, recording, found)
 
-    for recording, done in in_parallel(look, storage.scan(), JOBS):
+    for recording, done in in_parallel(look, storage.scan()):
         done.result()
         found.seen.add(recording.path)
         progress(recording)
@@ -103,13 +103,13 @@ def find(
 
 def _look(storage: Storage, wanted: Wanted, listed: Listed, found: Found) -> None:
     is_named = wanted.matches({}, listed.path)  # whatever its metadata are
-    if is_named or wanted.matches(told_of(storage, listed.path), listed.path):
+    if is_named or wanted.matches(sidecars.told(storage, listed.path), listed.path):
         with closing(storage.open(listed.path)) as recording:
             match = Match(listed.path, recording.size, recording.modified, recording.etag)
         found.matches.append(match)
 
 
-def _stale(catalog: "Catalog", wanted: Wanted, seen: set[str]) -> list[str]:
+def _stale(catalog: Catalog, wanted: Wanted, seen: set[str]) -> list[str]:
     """What the catalog still tells of recordings that are wanted but were not seen."""
     paths = []
     for path in catalog.paths():
@@ -128,8 +128,8 @@ def _stale(catalog: "Catalog", wanted: Wanted, seen: set[str]) -> list[str]:
 
 def erase(
     storage: Storage,
-    catalog: "Catalog | None",
-    jobs: Any,  # those of the receiver, if it has any
+    catalog: Catalog | None,
+    jobs: Jobs | None,
     wanted: Wanted,
     found: Found,
     erased: Callable[[Receipt], object],
@@ -145,14 +145,15 @@ def erase(
         receipt = _erase_one(storage, wanted, match)
         erased(receipt)
         gone.extend((match.path, receipt.path))
-        for path in {match.path, receipt.path, original(match.path)} if jobs else ():
-            jobs.forget(path, match.etag)
+        if jobs:
+            for path in {match.path, receipt.path, original(match.path)}:
+                jobs.forget(path, match.etag)
 
     try:
         with ThreadPoolExecutor(1) as pool:
             for match in found.matches:
                 if error := pool.submit(work, match).exception():
-                    failed.append(f"{match.path}: {getattr(error, 'description', error)}")
+                    failed.append(f"{match.path}: {error}")
     finally:
         if catalog:
             failed += _forget_wanted(catalog, storage, wanted, found, gone)
@@ -160,7 +161,7 @@ def erase(
 
 
 def _forget_wanted(
-    catalog: "Catalog", storage: Storage, wanted: Wanted, found: Found, gone: list[str]
+    catalog: Catalog, storage: Storage, wanted: Wanted, found: Found, gone: list[str]
 ) -> list[str]:
     """Remove from the catalog what is gone now, or was before and the catalog still knows."""
     try:
@@ -183,12 +184,12 @@ def _erase_at(storage: Storage, path: str, wanted: Wanted, etag: str) -> Receipt
     with storage_errors(), closing(storage.open(path)) as recording:
         if recording.etag != etag:
             return None
-        digest = sha256_of(recording.file)
+        digest = recording.sha256()
         size = recording.size
     if held := hold_of(storage, path):
         raise Held(f"not erased: on legal hold since {held.since or 'an unknown time'}")
     is_named = wanted.matches({}, path)
-    if not (is_named or wanted.matches(told_of(storage, path), path)):
+    if not (is_named or wanted.matches(sidecars.told(storage, path), path)):
         return None
     beside = tuple(kind for kind in SIDECARS if is_stored(storage, sidecar(path, kind)))
     storage.delete(path, etag)

@@ -7,19 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ..catalog.description import LONGEST_SIDECAR
-from ..core.naming import extension_of, original, sidecar
-from ..errors import (
-    NotStored,
-    ReceiverError,
-    StorageUnavailable,
-)
-from ..storage import Listed, Storage
-from ..storage.base import HOLD, storage_errors
-from ..storage.copying import in_parallel
+from ..errors import NotStored, ReceiverError, StorageUnavailable
+from ..parts import Listed, Storage
+from ..storage import sidecars
+from ..storage.parallel import in_parallel
+from ..storage.paths import extension_of, original
+from ..storage.sidecars import HOLD
 
 ATTEMPTS = 10  # at a name that others keep publishing under meanwhile
-JOBS = 4  # recordings at a time
 
 
 @dataclass(frozen=True)
@@ -39,31 +34,14 @@ def versions(storage: Storage, path: str) -> list[str]:
     return sorted(each.path for each in storage.scan(start) if original(each.path) == name)
 
 
-def told_of(storage: Storage, path: str) -> dict[str, Any]:
-    """What the sender told about the recording at `path`; `ValueError` where it is unreadable."""
-    try:
-        with storage_errors(), closing(storage.open(sidecar(path, "json"))) as file:
-            told = json.loads(file.file.read(LONGEST_SIDECAR) or b"{}")
-    except NotStored:
-        return {}
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(told, dict):
-        raise ValueError("it is no object")
-    return told
-
-
 def hold_of(storage: Storage, path: str) -> Hold | None:
     """The hold on the recording at `path`; a file that cannot be understood holds it too."""
-    try:
-        with storage_errors(), closing(storage.open(sidecar(path, HOLD))) as file:
-            data = file.file.read(LONGEST_SIDECAR)
-    except NotStored:
+    data = sidecars.read(storage, path, HOLD)
+    if data is None:
         return None
-    told: object = None
-    with suppress(ValueError, RecursionError):
-        told = json.loads(data)
-    known = told if isinstance(told, dict) else {}
+    known: dict[str, Any] = {}
+    with suppress(ValueError):
+        known = sidecars.from_json(data)
     return Hold(path, str(known.get("since", "")), str(known.get("reason", "")))
 
 
@@ -75,7 +53,7 @@ def holds(
     def look(recording: Listed) -> Any:
         return hold_of(storage, recording.path)
 
-    for recording, done in in_parallel(look, storage.scan(), JOBS):
+    for recording, done in in_parallel(look, storage.scan()):
         held: Any = done.result()
         if held:
             yield held

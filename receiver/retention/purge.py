@@ -3,16 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..catalog.description import account_of
 from ..errors import CatalogUnavailable, NotStored, ReceiverError, SettingError
-from ..storage import Listed, Storage
-from ..storage.copying import in_parallel
-from .holds import JOBS, hold_of, told_of
-
-if TYPE_CHECKING:
-    from ..catalog.catalog import Catalog
+from ..parts import Catalog, Listed, Storage
+from ..storage import sidecars
+from ..storage.parallel import in_parallel
+from ..storage.sidecars import account_of
+from .holds import hold_of
 
 DAY = 24 * 60 * 60  # seconds
 FOR_EVER = "recordings are kept for ever: set KZR_KEEP_DAYS"
@@ -33,7 +31,7 @@ class Purged:
 
 def purge(
     storage: Storage,
-    catalog: "Catalog | None",
+    catalog: Catalog | None,
     keep_days: Mapping[str, int],
     now: float,
     dry_run: bool = False,
@@ -55,7 +53,7 @@ def purge(
             _purge_one(storage, recording, keep_days, now, dry_run, report)
 
     try:
-        for recording, done in in_parallel(work, storage.scan(), JOBS):
+        for recording, done in in_parallel(work, storage.scan()):
             done.result()
             progress(recording)
     finally:
@@ -98,7 +96,7 @@ def reported(path: str, failed: list[str]) -> Iterator[None]:
     except NotStored:
         pass
     except ReceiverError as error:
-        failed.append(f"{path}: {error.description}")
+        failed.append(f"{path}: {error}")
     except ValueError as error:
         failed.append(f"{path}: kept: cannot read its metadata: {error}")
 
@@ -106,24 +104,18 @@ def reported(path: str, failed: list[str]) -> Iterator[None]:
 def _days(storage: Storage, path: str, keep_days: Mapping[str, int]) -> int | None:
     if set(keep_days) == {""}:
         return keep_days[""]
-    told = told_of(storage, path)
+    told = sidecars.told(storage, path)
     return keep_days.get(account_of(told, path.rpartition("/")[0]), keep_days.get(""))
 
 
-def forget(catalog: "Catalog", storage: Storage, paths: Iterable[str]) -> list[str]:
+def forget(catalog: Catalog, storage: Storage, paths: Iterable[str]) -> list[str]:
     """Remove recordings from the catalog, but those that are stored again; return what failed."""
-    from ..catalog.indexing import describe_all
-
-    gone = sorted(paths)
     try:
-        for start in range(0, len(gone), 200):
-            batch = gone[start : start + 200]
-            catalog.remove(batch)
-            catalog.add(describe_all(storage, batch))
+        catalog.forget(storage, paths)
     except CatalogUnavailable as error:
         return [catalog_failed(error)]
     return []
 
 
 def catalog_failed(error: CatalogUnavailable) -> str:
-    return f"{error.description}: run flask --app app reindex when it is back"
+    return f"{error}: run flask --app app reindex when it is back"

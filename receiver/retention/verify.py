@@ -4,16 +4,14 @@ import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..core.publish import storage_errors
 from ..errors import NotStored, ReceiverError
-from ..storage import Listed, Storage
-from ..storage.base import sha256_of, storage_errors
-from ..storage.copying import in_parallel
-from .holds import is_stored, told_of
-
-if TYPE_CHECKING:
-    from ..catalog.catalog import Catalog
+from ..parts import Catalog, Listed, Storage
+from ..storage import sidecars
+from ..storage.parallel import THREADS, in_parallel
+from .holds import is_stored
 
 ATTEMPTS = 3  # to read a recording that is superseded meanwhile
 INDEXING = 60  # seconds in which a recording gets into the catalog
@@ -31,13 +29,13 @@ class Report:
 
 def verify(
     storage: Storage,
-    catalog: "Catalog | None",
+    catalog: Catalog | None,
     now: float,
     *,
-    jobs: int = 4,
+    threads: int = THREADS,
     progress: Callable[[Listed], object] = lambda recording: None,
 ) -> Report:
-    """Read all recordings, `jobs` at a time, and compare each one's SHA-256 with what is known.
+    """Read all recordings, `threads` at a time, and compare each one's SHA-256 with what is known.
 
     That is the `sha256` in its metadata, or else in the catalog. With a catalog, both have to have
     the same recordings, but for those that the storage has for less than a minute at `now`. Raises
@@ -50,7 +48,7 @@ def verify(
         with suppress(NotStored):  # superseded or deleted meanwhile
             _check(storage, catalog, recording, now, report)
 
-    for recording, done in in_parallel(check, storage.scan(), jobs):
+    for recording, done in in_parallel(check, storage.scan(), threads):
         done.result()
         seen.add(recording.path)
         progress(recording)
@@ -61,7 +59,7 @@ def verify(
 
 
 def _check(
-    storage: Storage, catalog: "Catalog | None", listed: Listed, now: float, report: Report
+    storage: Storage, catalog: Catalog | None, listed: Listed, now: float, report: Report
 ) -> None:
     path = listed.path
     row = catalog.get(path) if catalog else None
@@ -71,9 +69,11 @@ def _check(
         is_known, changed = _compare(storage, path, row.sha256 if row else "")
     except NotStored:
         raise
-    except (ReceiverError, ValueError) as error:
-        reason = getattr(error, "description", f"its metadata: {error}")
-        report.wrong.append(f"unreadable: {path}: {reason}")
+    except ReceiverError as error:
+        report.wrong.append(f"unreadable: {path}: {error}")
+        return
+    except ValueError as error:
+        report.wrong.append(f"unreadable: {path}: its metadata: {error}")
         return
     with report.lock:
         report.read += 1
@@ -89,9 +89,9 @@ def _compare(storage: Storage, path: str, listed: str) -> tuple[bool, str]:
     """
     for _ in range(ATTEMPTS):
         with storage_errors(), closing(storage.open(path)) as recording:
-            digest = sha256_of(recording.file)
+            digest = recording.sha256()
             etag = recording.etag
-        source, known = "metadata", str(told_of(storage, path).get("sha256") or "").lower()
+        source, known = "metadata", str(sidecars.told(storage, path).get("sha256") or "").lower()
         if not known:
             source, known = "catalog", listed
         if not known or known == digest:

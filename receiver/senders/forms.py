@@ -14,9 +14,11 @@ from typing import Any, BinaryIO
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData, State
 
-from ..core.body import Body, check_written
+from ..config import require_parts
+from ..core.body import check_written
 from ..errors import IncompleteBody
 from .metadata import LONGEST_JSON, from_json
+from .sent import SentBody
 
 READ_SIZE = 64 * 1024  # bytes; a multiple of four, as base64 comes in fours
 # RFC 2046 section 5.1.1 has more characters for a boundary than a token may hold, and Kazoo uses
@@ -26,6 +28,11 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/]*(={0,2})")
 _KNOWN_STARTS = re.compile(rb"ID3|RIFF|OggS|fLaC|\xff[\xe0-\xff]|some random content", re.DOTALL)
 
 
+def require_decoder() -> None:
+    """Raise `SettingError` where Werkzeug's decoder has not what is overridden below."""
+    require_parts("werkzeug", {MultipartDecoder: ("_last_partial_boundary_index",)})
+
+
 def boundary(content_type: str) -> bytes | None:
     """The boundary of a multipart body's parts (RFC 7578), None for any other body."""
     match = _BOUNDARY.match(content_type)
@@ -33,12 +40,11 @@ def boundary(content_type: str) -> bytes | None:
 
 
 class FormBody:
-    """A body whose recording is one part of a form; otherwise as the `Body` that it wraps."""
+    """A body whose recording is one part of a form; otherwise as the body that it wraps."""
 
-    def __init__(self, body: Body, boundary: bytes) -> None:
+    def __init__(self, body: SentBody, boundary: bytes) -> None:
         self._body = body
         self._boundary = boundary
-        self.fields: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._body, name)
@@ -47,7 +53,7 @@ class FormBody:
     def as_file(
         self, incoming: Callable[[], AbstractContextManager[BinaryIO]], chunk_size: int
     ) -> Iterator[BinaryIO]:
-        """Open a complete local file with the recording, and set `fields` to what is told of it.
+        """Open a complete local file with the recording, and note what is told of it.
 
         Raises `IncompleteBody` unless the form holds one recording, with or without a JSON
         document before it.
@@ -62,7 +68,7 @@ class FormBody:
             if not form.has_content:
                 raise IncompleteBody("the multipart body holds no recording")
             check_written(file, form.size)
-            self.fields = form.fields
+            self._body.fields = form.fields
             if not form.may_be_base64 or not _is_base64(file):
                 yield file
                 return

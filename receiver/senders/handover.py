@@ -13,9 +13,9 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from ..core.body import Body
 from ..errors import IncompleteBody, SettingError, StorageFailed
 from ..storage.base import remove_abandoned
+from .sent import SentBody
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -53,14 +53,14 @@ class Handover:
         # nginx never looks for what it left when it was killed.
         remove_abandoned(Path(self.folder), NGINX_NAMES)
 
-    def body(self, environ: "WSGIEnvironment") -> Body:
+    def body(self, environ: "WSGIEnvironment") -> SentBody:
         """The request's body: the file that nginx names, or else what the request holds."""
         if FILE_HEADER in environ or environ.get(LENGTH_HEADER) == "0":
             return HandedOverBody(environ, self.folder)
-        return Body(environ)
+        return SentBody(environ)
 
 
-class HandedOverBody(Body):
+class HandedOverBody(SentBody):
     """A body in a file of nginx's; nginx creates none where the body is empty."""
 
     def __init__(self, environ: "WSGIEnvironment", folder: str) -> None:
@@ -71,7 +71,7 @@ class HandedOverBody(Body):
         self._ended = True
 
     def require_length(self) -> None:
-        """Do not: nginx counted the bytes, of chunked bodies too."""
+        """Nothing is missing: nginx counted the bytes, of chunked bodies too."""
 
     @contextmanager
     def as_file(

@@ -1,10 +1,10 @@
 """What Kazoo tells about a recording, in the query or in a form's JSON document."""
 
-import json
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..errors import IncompleteBody
+from ..storage import sidecars
 
 MOST_FIELDS = 64
 LONGEST_NAME = 64  # characters
@@ -32,16 +32,7 @@ def from_query(query: str) -> dict[str, str]:
 def from_json(data: bytes) -> dict[str, Any]:
     """The fields of a JSON document; raises `IncompleteBody` unless it holds an object."""
     try:
-        document = json.loads(data)
-        if not isinstance(document, dict):
-            raise ValueError("it is no object")
-    except (ValueError, RecursionError) as error:
+        document = sidecars.from_json(data)
+    except ValueError as error:
         raise IncompleteBody(f"the metadata is no JSON object: {error}") from error
     return dict(list(document.items())[:MOST_FIELDS])
-
-
-def to_bytes(fields: dict[str, Any]) -> bytes:
-    """The fields as the text of a JSON file; nothing where there are none."""
-    if not fields:
-        return b""
-    return json.dumps(fields, ensure_ascii=False, indent=1).encode("utf-8", "replace") + b"\n"

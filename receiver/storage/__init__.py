@@ -1,14 +1,14 @@
 """Where recordings are kept."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import Any
 
 from ..errors import SettingError, StorageUnavailable
-from .base import Listed, Outcome, Recording, Storage, Stored
+from ..parts import Storage
 from .directory import DirectoryStorage
-
-__all__ = ["Listed", "Outcome", "Recording", "Storage", "Stored", "open_storage"]
 
 # By the URL's scheme: the module and class, and the extra that installs what they need.
 BACK_ENDS = {
@@ -54,6 +54,25 @@ def open_storage(
                     "with KZR_STORAGE_WAIT"
                 ) from error
         time.sleep(PAUSE)
+
+
+def open_configured(config: Mapping[str, Any]) -> Storage:
+    """Open the storage that the settings name."""
+    return open_storage(
+        config["STORAGE"],
+        min_free=config["MIN_FREE"],
+        supersede=config["ON_CONFLICT"] == "keep-both",
+        wait=config["STORAGE_WAIT"],
+    )
+
+
+def beside(url: str, name: str) -> str:
+    """The URL of an SQLite file of the receiver's own: in a folder that is the storage, hidden.
+
+    Beside a bucket or a database it lies in the working folder.
+    """
+    path = name if "://" in url else f"{url}/.{name}"  # no recording has such a name
+    return f"sqlite:///{os.path.abspath(path)}"
 
 
 def _back_end(scheme: str) -> Callable[..., Storage]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from io import BufferedReader
 from itertools import count
-from mimetypes import guess_type
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from ..core.naming import SIDECARS, RecordingName, has_extension, is_recording, original, sidecar
+from ..core.naming import sidecar
+from ..core.publish import storage_errors
 from ..errors import (
     NameExists,
     NameTaken,
@@ -25,18 +25,12 @@ from ..errors import (
     StorageFull,
     StorageUnavailable,
 )
-from .base import (
-    HOLD,
-    Listed,
-    Outcome,
-    Recording,
-    Storage,
-    Stored,
-    held,
-    spool_folder,
-    storage_errors,
-)
+from ..formats import SIDECARS, format_of
+from ..parts import Listed, Name, Outcome, Recording, Stored
+from .base import BackEnd, held, spool_folder
 from .objects import READ_SIZE, Bucket, Changed, Found, ObjectReader, is_in_use
+from .paths import extension_of, is_recording, numbered, original
+from .sidecars import HOLD
 from .trial import in_child
 
 if TYPE_CHECKING:
@@ -58,7 +52,7 @@ class _New:
     metadata: bytes
 
 
-class BucketStorage(Storage):
+class BucketStorage(BackEnd):
     """Recordings as objects at `URL/PATH` in a bucket, as of `s3://BUCKET/PREFIX`.
 
     The object store's usual environment variables hold the credentials, as AWS_ACCESS_KEY_ID and
@@ -94,7 +88,7 @@ class BucketStorage(Storage):
             )
 
     def publish(
-        self, file: BinaryIO, name: RecordingName, metadata: bytes = b"", *, only_new: bool = False
+        self, file: BinaryIO, name: Name, metadata: bytes = b"", *, only_new: bool = False
     ) -> Stored:
         with storage_errors():
             data = _mapped(file)
@@ -105,7 +99,7 @@ class BucketStorage(Storage):
                     return self._publish(new, name, only_new)
         raise StorageUnavailable(f"others keep storing recordings as {name}: try again")
 
-    def _publish(self, new: _New, name: RecordingName, only_new: bool) -> Stored:
+    def _publish(self, new: _New, name: Name, only_new: bool) -> Stored:
         path = _key(str(name))
         may_try = self._bucket.conditional and not new.metadata
         with suppress(Changed):
@@ -123,26 +117,25 @@ class BucketStorage(Storage):
             return Stored(Outcome.IDENTICAL, path)
         kept_as = None
         for number in count(1):
-            numbered = name.numbered(number)
-            key = f"{name.folder}/{numbered}" if name.folder else numbered
+            key = numbered(path, number)
             found = self._bucket.head(key)
             if not found:
                 break
             if found.size == len(new.data) and self._digest(key, found) == new.digest:
                 return Stored(Outcome.IDENTICAL, path)
             if found.size == old.size and self._digest(key, found) == old_digest:
-                kept_as = numbered  # by a call that broke off
+                kept_as = key  # by a call that broke off
         if not self._supersede:
             raise NameTaken(f"another recording is stored as {path}: it was kept")
         if not kept_as:
-            kept_as = numbered
+            kept_as = key
             self._keep(path, old, old_digest, key)
         self._put_metadata(path, old, new, old_digest)
         for kind in SIDECARS:
             if kind != "json" and self._bucket.head(sidecar(path, kind)):
                 self._bucket.delete(sidecar(path, kind))
         self._put(path, new, old.version)
-        return Stored(Outcome.SUPERSEDED, path, kept_as)
+        return Stored(Outcome.SUPERSEDED, path, kept_as.rpartition("/")[2])
 
     def _create(self, path: str, new: _New) -> None:
         """Store a recording whose name is free; what lies beside it already broke off."""
@@ -325,14 +318,13 @@ def _key(path: str) -> str:
     return path
 
 
+def _media_type(path: str) -> str:
+    """What a browser may take an object for; never a page, whatever its Call-ID ends in."""
+    return format_of(extension_of(path)).media_type
+
+
 def _mapped(file: BinaryIO) -> bytes | mmap.mmap:
     file.flush()
     if not os.fstat(file.fileno()).st_size:
         return b""  # cannot be mapped
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _media_type(path: str) -> str:
-    """What a browser may take an object for; never a page, whatever its Call-ID ends in."""
-    kind = guess_type(f"x.{path.rpartition('.')[2]}")[0] if has_extension(path) else None
-    return kind or "application/octet-stream"

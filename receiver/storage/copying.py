@@ -1,20 +1,18 @@
 """Copies of every recording of one storage in another, with what lies beside it."""
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TypeVar
 
 from ..core.body import check_written
-from ..core.naming import SIDECARS, sidecar
+from ..core.naming import sidecar
 from ..errors import NotStored, ReceiverError, StorageFailed
-from . import Listed, Outcome, Storage
-from .base import sha256_of
+from ..formats import SIDECARS
+from ..parts import Listed, Outcome, Storage
+from .parallel import THREADS, in_parallel
 
 READ_SIZE = 256 * 1024  # bytes
-T = TypeVar("T")
 
 
 @dataclass
@@ -30,10 +28,10 @@ def copy_all(
     source: Storage,
     destination: Storage,
     *,
-    jobs: int = 4,
+    threads: int = THREADS,
     progress: Callable[[Listed], object] = lambda recording: None,
 ) -> Report:
-    """Copy all recordings, `jobs` at a time, and call `progress` after each.
+    """Copy all recordings, `threads` at a time, and call `progress` after each.
 
     What is there already stays as it is, so that a call that broke off may be repeated. Every copy
     is read back and its SHA-256 compared with that of the original. One that fails is reported, and
@@ -44,14 +42,14 @@ def copy_all(
     def copy(recording: Listed) -> Outcome:
         return copy_recording(source, destination, recording)
 
-    for recording, outcome in in_parallel(copy, source.scan(), jobs):
+    for recording, outcome in in_parallel(copy, source.scan(), threads):
         try:
             if outcome.result() is Outcome.CREATED:
                 report.copied += 1
             else:
                 report.identical += 1
         except ReceiverError as error:
-            report.failed.append(f"{recording.path}: {error.description}")
+            report.failed.append(f"{recording.path}: {error}")
         progress(recording)
     return report
 
@@ -75,21 +73,6 @@ def _copy_file(source: Storage, destination: Storage, path: str) -> Outcome:
         outcome = destination.put(path, file, original.modified)
     if outcome is Outcome.CREATED:
         with closing(destination.open(path)) as copy:
-            if sha256_of(copy.file) != digest.hexdigest():
+            if copy.sha256() != digest.hexdigest():
                 raise StorageFailed("the copy reads back otherwise: delete it and copy again")
     return outcome
-
-
-def in_parallel(
-    work: Callable[[Listed], T], items: Iterable[Listed], jobs: int
-) -> Iterator[tuple[Listed, Future[T]]]:
-    """Work on all items, a bounded number at a time; yield each with its result when it is done."""
-    running: dict[Future[T], Listed] = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        for item in items:
-            running[pool.submit(work, item)] = item
-            if len(running) >= 2 * jobs:
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(done), done
-        for done in wait(running).done:
-            yield running.pop(done), done

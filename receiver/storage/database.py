@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Row, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from ..core.naming import RecordingName, is_recording, sidecar
+from ..core.naming import sidecar
+from ..core.publish import storage_errors
 from ..errors import (
     NameExists,
     NameTaken,
@@ -23,20 +24,13 @@ from ..errors import (
     StorageFull,
     StorageUnavailable,
 )
+from ..parts import Listed, Name, Outcome, Recording, Stored
 from ..sql import Busy, Database, code_of, is_full, is_passing, is_refused, line_of
 from . import rows
-from .base import (
-    HOLD,
-    Listed,
-    Outcome,
-    Recording,
-    Storage,
-    Stored,
-    held,
-    spool_folder,
-    storage_errors,
-)
+from .base import BackEnd, held, spool_folder
+from .paths import is_recording, numbered
 from .rows import Content, chunks, files
+from .sidecars import HOLD
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -64,7 +58,7 @@ _DURABILITY: dict[str, list[tuple[str, str, tuple[object, ...]]]] = {
 }
 
 
-class DatabaseStorage(Storage):
+class DatabaseStorage(BackEnd):
     """Recordings in the database that `url` names; everything that publishing does is one commit.
 
     `min_free` is for the disk that recordings arrive on: SQLite's own, else that of `$TMPDIR`.
@@ -113,7 +107,7 @@ class DatabaseStorage(Storage):
             connection.execute(select(files.c.id).limit(1))
 
     def publish(
-        self, file: BinaryIO, name: RecordingName, metadata: bytes = b"", *, only_new: bool = False
+        self, file: BinaryIO, name: Name, metadata: bytes = b"", *, only_new: bool = False
     ) -> Stored:
         with self._errors():
             content = Content.of(file)
@@ -125,7 +119,7 @@ class DatabaseStorage(Storage):
     def _publish(
         self,
         connection: Connection,
-        name: RecordingName,
+        name: Name,
         content: Content,
         about: Content | None,
         only_new: bool,
@@ -138,14 +132,15 @@ class DatabaseStorage(Storage):
         elif only_new:
             raise NameExists(f"a recording is stored as {path}")
         else:
-            same, number = rows.search(connection, name, old, content)
+            same, number = rows.search(connection, old, content)
             if same:
                 rows.confirm(connection, same)
                 return Stored(Outcome.IDENTICAL, path)
             if not self._supersede:
                 raise NameTaken(f"another recording is stored as {path}: it was kept")
-            stored = Stored(Outcome.SUPERSEDED, path, name.numbered(number))
-            rows.rename(connection, old, rows.in_folder(name, number))
+            kept = numbered(path, number)
+            stored = Stored(Outcome.SUPERSEDED, path, kept.rpartition("/")[2])
+            rows.rename(connection, old, kept)
         now = time.time()
         rows.store(connection, path, content, now)
         if about:

@@ -30,10 +30,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-from ..core.naming import SIDECARS, RecordingName, sidecar
+from ..core.naming import sidecar
 from ..errors import StorageFailed
+from ..formats import SIDECARS
+from ..parts import sha256_of
 from ..sql import Changed
-from .base import sha256_of
+from .paths import numbered
 
 # Each upload has some copies of a chunk in memory, and MySQL takes one in a packet, in hexadecimal.
 CHUNK_SIZE = 256 * 1024  # bytes
@@ -133,11 +135,6 @@ def family(path: str) -> list[str]:
     return [path, *(sidecar(path, kind) for kind in SIDECARS)]
 
 
-def in_folder(name: RecordingName, number: int) -> str:
-    filename = name.numbered(number)
-    return f"{name.folder}/{filename}" if name.folder else filename
-
-
 def path_hash(path: str) -> bytes:
     return sha256(path.encode("utf-8", "surrogateescape")).digest()
 
@@ -148,19 +145,18 @@ def find(connection: Connection, paths: list[str]) -> dict[str, Row[Any]]:
     return {row.path: row for row in connection.execute(query)}
 
 
-def search(
-    connection: Connection, name: RecordingName, row: Row[Any], content: Content
-) -> tuple[Row[Any] | None, int]:
-    """Look for the content under the name, which has `row`, and under its numbered names.
+def search(connection: Connection, row: Row[Any], content: Content) -> tuple[Row[Any] | None, int]:
+    """Look for the content under the path of `row`, and under its numbered names.
 
     Returns its row, if there is one, and the first free number.
     """
+    newest: str = row.path
     there: dict[str, Row[Any]] = {}
     for number in count():
-        path = in_folder(name, number)
+        path = numbered(newest, number)
         if number % NUMBERS_AT_ONCE == 1:
             numbers = range(number, number + NUMBERS_AT_ONCE)
-            there = find(connection, [in_folder(name, n) for n in numbers])
+            there = find(connection, [numbered(newest, n) for n in numbers])
         if number:
             if path not in there:
                 break

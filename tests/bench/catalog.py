@@ -15,9 +15,9 @@ import click
 import psycopg
 
 from receiver.catalog.catalog import Catalog
+from receiver.catalog.description import Description
 from receiver.catalog.search import Query
 from receiver.catalog.tables import tables
-from receiver.catalog.description import Description
 from support.databases import PostgreSQL
 
 RECORDINGS = 1_000_000

@@ -23,7 +23,8 @@ import pymysql
 from obstore.store import from_url
 
 from receiver.core.naming import RecordingName
-from receiver.storage import Storage, open_storage
+from receiver.parts import Storage
+from receiver.storage import open_storage
 from receiver.storage.rows import CHUNK_SIZE
 from support.buckets import Moto, Rclone, Server
 from support.databases import MariaDB, PostgreSQL

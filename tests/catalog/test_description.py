@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from receiver.catalog.description import Description, describe
-from receiver.core.naming import RecordingName
+from receiver.core.naming import RecordingName, sidecar
 from support.catalogs import ACCOUNT, TOLD
 from support.storages import publish
 
@@ -83,6 +83,8 @@ class TestDescription:
 
     def test_transcript_is_that_beside_the_recording(self, storage):
         publish(storage, b"audio", self.NAME)
-        (storage.root / "A" / self.NAME.sidecar("txt")).write_text("I would like a refund.")
+        (storage.root / "A" / sidecar(self.NAME.filename, "txt")).write_text(
+            "I would like a refund."
+        )
         (listed,) = storage.scan()
         assert describe(storage, listed).transcript == "I would like a refund."

@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 from receiver.catalog.catalog import Catalog
-from receiver.catalog.search import Query
 from receiver.catalog.indexing import Indexer, reindex
+from receiver.catalog.search import Query
 from receiver.core.naming import RecordingName
-from receiver.storage import Storage
+from receiver.parts import Storage
 from support.catalogs import TOLD, paths
 from support.paths import PROJECT
-from support.storages import publish
+from support.storages import parts_of, publish
 from support.waiting import wait_for
 
 
@@ -106,10 +106,10 @@ class TestIndexer:
     def test_catalog_that_was_down_gets_what_was_stored_meanwhile(
         self, storage, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr("receiver.indexing.PAUSE", 0.05)
+        monkeypatch.setattr("receiver.catalog.indexing.PAUSE", 0.05)
         folder = tmp_path / "not-yet"
         catalog = Catalog(f"sqlite:///{folder}/catalog.sqlite")
-        indexer = Indexer(catalog, storage)
+        indexer = Indexer(catalog, parts_of(storage))
         publish(storage, b"audio", RecordingName("", "x", "mp3"))
         indexer.add("x.mp3")
         wait_for(lambda: indexer.lag > 0.2)
@@ -149,7 +149,7 @@ class TestIndexer:
             add(self, descriptions)
 
         monkeypatch.setattr(Catalog, "add", refuse)
-        indexer = Indexer(catalog, storage)
+        indexer = Indexer(catalog, parts_of(storage))
         for number in range(5):
             publish(storage, b"audio", RecordingName("", str(number), "mp3"))
             indexer.add(f"{number}.mp3")

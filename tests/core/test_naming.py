@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from receiver.core.naming import LONGEST_FILENAME, RecordingName, sidecar
 from receiver.errors import InvalidName
-from receiver.core.naming import LONGEST_FILENAME, SIDECARS, RecordingName, is_recording
+from receiver.formats import SIDECARS
+from receiver.storage.paths import is_recording, numbered
 
 # The characters that RFC 3261 allows in a Call-ID, and anything else.
 call_ids = st.one_of(
@@ -90,7 +92,7 @@ def test_two_recordings_never_share_a_file(call_id, extension, other_id, other_e
     other = RecordingName.parse(as_kazoo(other_id, other_extension))
     same = (call_id, extension) == (other_id, other_extension)
     assert (name.filename == other.filename) is same
-    assert name.numbered(1) != other.filename
+    assert numbered(name.filename, 1) != other.filename
 
 
 @given(call_ids, extensions, call_ids, extensions)
@@ -100,10 +102,10 @@ def test_no_recording_is_named_as_what_lies_beside_another(
     name = RecordingName.parse(as_kazoo(call_id, extension))
     other = RecordingName.parse(as_kazoo(other_id, other_extension))
     for number in (0, 1):
-        assert is_recording(name.numbered(number))
+        assert is_recording(numbered(name.filename, number))
         for kind in SIDECARS:
-            assert not is_recording(name.sidecar(kind, number))
-            assert name.sidecar(kind, number) != other.filename
+            assert not is_recording(sidecar(numbered(name.filename, number), kind))
+            assert sidecar(numbered(name.filename, number), kind) != other.filename
 
 
 @pytest.mark.parametrize("extension", ["mp3", "", *SIDECARS])
@@ -113,7 +115,7 @@ def test_call_id_that_ends_as_what_lies_beside_a_recording_does_is_another_name(
     for call_id in (name.filename, f"{name.filename}~", f"{name.filename}.{kind}"):
         for ending in ("", kind):
             other = RecordingName.parse(as_kazoo(call_id, ending))
-            assert other.filename != name.sidecar(kind)
+            assert other.filename != sidecar(name.filename, kind)
             assert is_recording(other.filename)
 
 
@@ -136,7 +138,11 @@ def test_stored_name_is_an_ordinary_visible_file_below_the_root(path, number):
         name = RecordingName.parse(path)
     except InvalidName:
         return
-    for part in (*filter(None, name.folder.split("/")), name.filename, name.numbered(number)):
+    for part in (
+        *filter(None, name.folder.split("/")),
+        name.filename,
+        numbered(name.filename, number),
+    ):
         assert part.isascii() and part.isprintable() and len(part) <= 255
         assert "/" not in part and not part.startswith(".")
 
@@ -147,4 +153,4 @@ def test_long_call_id_ends_in_its_sha256():
     digest = hashlib.sha256(call_id.encode()).hexdigest()
     assert name.filename == "a%2F" * 42 + f"a~{digest}.mp3"
     assert len(name.filename) <= LONGEST_FILENAME
-    assert name.numbered(1) == "a%2F" * 42 + f"a~{digest}~1.mp3"
+    assert numbered(name.filename, 1) == "a%2F" * 42 + f"a~{digest}~1.mp3"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver import hooks
-from receiver.jobs.command import HookFailed
+from receiver.jobs import command
+from receiver.jobs.event import JobFailed
 from receiver.storage import open_storage
 from support.hooks import DIGEST, PATH, TOLD, store, work
 from support.waiting import wait_for
@@ -72,11 +72,11 @@ class TestCommand:
         assert int(noted.split()[-1]) > 60_000
 
     def test_a_failure_tells_the_last_line(self, storage, tmp_path):
-        with pytest.raises(HookFailed, match=r"^exit status 3: no space$"):
+        with pytest.raises(JobFailed, match=r"^exit status 3: no space$"):
             self.run(storage, tmp_path, "echo begin; echo no space >&2; exit 3")
-        with pytest.raises(HookFailed, match=r"^exit status 4$"):
+        with pytest.raises(JobFailed, match=r"^exit status 4$"):
             self.run(storage, tmp_path, "exit 4")
-        with pytest.raises(HookFailed, match=r"^killed by signal 9$"):
+        with pytest.raises(JobFailed, match=r"^killed by signal 9$"):
             self.run(storage, tmp_path, "kill -9 $$")
 
     def test_what_it_says_cannot_forge_lines_of_the_log(self, storage, tmp_path):
@@ -92,13 +92,13 @@ class TestCommand:
         if mode:
             path.write_text("no program\n")
             path.chmod(mode)
-        with pytest.raises(HookFailed, match=f"^cannot run {path}: {reason}"):
+        with pytest.raises(JobFailed, match=f"^cannot run {path}: {reason}"):
             work("command", storage, ON_STORED=f"{path} --option")(store(storage))
 
     def test_its_time_ends_with_all_that_it_started(self, storage, tmp_path, monkeypatch):
-        monkeypatch.setattr(hooks, "COMMAND_SECONDS", 1)
+        monkeypatch.setattr(command, "COMMAND_SECONDS", 1)
         begin = time.monotonic()
-        with pytest.raises(HookFailed, match="still ran after 1 seconds.*: waiting"):
+        with pytest.raises(JobFailed, match="still ran after 1 seconds.*: waiting"):
             self.run(
                 storage, tmp_path, f"sleep 60 & echo $! > {tmp_path}/child; echo waiting; sleep 60"
             )
@@ -115,20 +115,20 @@ class TestCommand:
         wait_for(lambda: not is_running(child))
 
     def test_endless_output_takes_no_memory(self, storage, tmp_path, monkeypatch):
-        monkeypatch.setattr(hooks, "COMMAND_SECONDS", 1)
+        monkeypatch.setattr(command, "COMMAND_SECONDS", 1)
         tails = []
-        watch = hooks._watch
+        watch = command._watch
         monkeypatch.setattr(
-            hooks, "_watch", lambda process: tails.append(watch(process)) or tails[0]
+            command, "_watch", lambda process: tails.append(watch(process)) or tails[0]
         )
-        with pytest.raises(HookFailed, match="still ran after 1 seconds"):
+        with pytest.raises(JobFailed, match="still ran after 1 seconds"):
             self.run(storage, tmp_path, "yes endless")
-        assert len(tails[0][1]) == hooks.TAIL
+        assert len(tails[0][1]) == command.TAIL
 
     def test_all_of_the_end_of_long_output_is_kept(self, storage, tmp_path):
         noted = self.run(storage, tmp_path, "seq 100000")
         assert noted.startswith("exit status 0: ") and noted.endswith("/ 99999 / 100000")
-        assert len(noted) < 2 * hooks.TAIL
+        assert len(noted) < 2 * command.TAIL
 
     def test_closed_output_is_not_the_end(self, storage, tmp_path):
         assert self.run(storage, tmp_path, "exec >&- 2>&-; sleep 0.3") == "exit status 0"

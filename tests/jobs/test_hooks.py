@@ -2,19 +2,21 @@
 
 import pytest
 
-from receiver import config, hooks
+from receiver import config
 from receiver.catalog.catalog import Catalog
-from receiver.catalog.description import read_metadata
+from receiver.core.naming import sidecar
 from receiver.errors import CatalogUnavailable, NotStored, SettingError
-from receiver.jobs.command import HookFailed, kinds
-from receiver.jobs.work import Event
-from receiver.core.naming import numbered, sidecar
+from receiver.jobs.event import Event, JobFailed
+from receiver.jobs.kinds import _unless_gone, kinds
+from receiver.storage import sidecars
+from receiver.storage.paths import numbered
 from support.hooks import DIGEST, PATH, SECRET, TOLD, read, store, work
+from support.storages import parts_of
 
 
 class TestKinds:
     def test_no_settings_ask_for_nothing(self, storage):
-        assert kinds(config.load({}), storage, None) == {}
+        assert kinds(config.load({}), parts_of(storage)) == {}
 
     def test_kinds_come_in_order(self, storage):
         settings = {
@@ -24,7 +26,7 @@ class TestKinds:
             "ON_STORED": "true",
             "CHECKSUMS": "yes",
         }
-        found = kinds(config.load(settings), storage, None)
+        found = kinds(config.load(settings), parts_of(storage))
         assert list(found) == ["checksum", "command", "webhook", "transcription"]
 
     @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_no base64!"])
@@ -57,7 +59,7 @@ class TestKinds:
             return "done"
 
         with pytest.raises(NotStored):
-            hooks._unless_gone(storage, supersede_first, event)
+            _unless_gone(parts_of(storage), supersede_first, event)
 
     @pytest.mark.parametrize(
         ("kind", "settings"),
@@ -71,17 +73,17 @@ class TestKinds:
         self, storage, monkeypatch, kind, settings
     ):
         event = store(storage)
-        read = hooks.read_metadata
+        told = sidecars.told
 
         def supersede_first(storage, path):
-            monkeypatch.setattr(hooks, "read_metadata", read)
+            monkeypatch.setattr(sidecars, "told", told)
             store(storage, b"another", metadata=b'{"from": "another"}')
-            return read(storage, path)
+            return told(storage, path)
 
-        monkeypatch.setattr(hooks, "read_metadata", supersede_first)
+        monkeypatch.setattr(sidecars, "told", supersede_first)
         with pytest.raises(NotStored):
             work(kind, storage, **settings)(event)
-        assert read_metadata(storage, PATH) == {"from": "another"}
+        assert sidecars.told(storage, PATH) == {"from": "another"}
 
 
 class TestChecksum:
@@ -94,17 +96,17 @@ class TestChecksum:
     def test_it_is_there_without_other_metadata(self, storage):
         event = store(storage, metadata=b"")
         work("checksum", storage, CHECKSUMS="yes")(event)
-        assert read_metadata(storage, PATH) == {"sha256": DIGEST}
+        assert sidecars.told(storage, PATH) == {"sha256": DIGEST}
 
     def test_what_the_sender_told_does_not_count(self, storage):
         event = store(storage, metadata=b'{"sha256": "0"}')
         work("checksum", storage, CHECKSUMS="yes")(event)
-        assert read_metadata(storage, PATH) == {"sha256": DIGEST}
+        assert sidecars.told(storage, PATH) == {"sha256": DIGEST}
 
     @pytest.mark.parametrize("text", [b"[1]", b"{", b"no JSON"])
     def test_metadata_that_cannot_be_read_is_not_overwritten(self, storage, text):
         event = store(storage, metadata=text)
-        with pytest.raises(HookFailed, match="left as it is"):
+        with pytest.raises(JobFailed, match="left as it is"):
             work("checksum", storage, CHECKSUMS="yes")(event)
         assert read(storage, sidecar(PATH, "json")) == text
 
@@ -113,8 +115,8 @@ class TestChecksum:
         newer = store(storage, b"newer", metadata=b"")
         assert newer.outcome == "superseded"
         work("checksum", storage, CHECKSUMS="yes")(event)
-        assert read_metadata(storage, numbered(PATH, 1))["sha256"] == DIGEST
-        assert read_metadata(storage, PATH) == {}
+        assert sidecars.told(storage, numbered(PATH, 1))["sha256"] == DIGEST
+        assert sidecars.told(storage, PATH) == {}
 
     def test_the_catalog_knows_it(self, storage, catalog):
         event = store(storage)
@@ -141,8 +143,8 @@ class TestChecksum:
             def add(self, found):
                 if catalog.get(PATH) is None:
                     storage.attach(PATH, "txt", b"hello\n", event.etag)
-                    hooks.refresh(storage, catalog, PATH)
+                    catalog.refresh(storage, PATH)
                 catalog.add(found)
 
-        hooks.refresh(storage, Meanwhile(), PATH)
+        Catalog.refresh(Meanwhile(), storage, PATH)
         assert catalog.get(PATH).transcript == "hello\n"

@@ -10,14 +10,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from receiver.errors import SettingError, StorageUnavailable
-from receiver.jobs.work import FIRST_PAUSE, KEPT, PAUSE_FACTOR, RETRIES, Event, Jobs, open_recording
 from receiver.core.naming import RecordingName
+from receiver.errors import SettingError, StorageUnavailable
+from receiver.jobs.event import Event, open_recording
 from receiver.jobs.queue import open_queue
-from receiver.storage import Storage
+from receiver.jobs.work import FIRST_PAUSE, KEPT, PAUSE_FACTOR, RETRIES, Jobs
+from receiver.parts import Storage
 from support.paths import PROJECT
 from support.queues import Redis, Worker
-from support.storages import publish
+from support.storages import parts_of, publish
 from support.waiting import wait_for
 
 NAME = RecordingName("A", "x", "mp3")
@@ -67,7 +68,7 @@ def open_jobs(url, storage):
     opened = []
 
     def open_another(**kinds: Log) -> Jobs:
-        opened.append(Jobs(url, storage, kinds))
+        opened.append(Jobs(url, parts_of(storage), kinds))
         return opened[-1]
 
     yield open_another
@@ -172,7 +173,7 @@ class TestWork:
         jobs.forget_old()
         assert len(jobs.queue.storage.result_items()) == 2
         later = time.time() + KEPT + 1
-        monkeypatch.setattr("receiver.jobs.time.time", lambda: later)
+        monkeypatch.setattr("receiver.jobs.work.time.time", lambda: later)
         jobs.forget_old()
         assert len(jobs.queue.storage.result_items()) == 0
 
@@ -395,7 +396,7 @@ class TestReceiver:
 
 
 def test_queue_that_cannot_be_reached_is_told(storage, tmp_path):
-    jobs = Jobs("redis://127.0.0.1:9/0", storage, {})
+    jobs = Jobs("redis://127.0.0.1:9/0", parts_of(storage), {})
     with pytest.raises(StorageUnavailable, match="the queue of jobs cannot be reached"):
         jobs.add(publish(storage, b"audio", NAME))
     jobs.queue.storage.conn.close()

@@ -17,6 +17,7 @@ from receiver.storage import open_storage
 from support.clients import read_answer
 from support.queues import Redis, Worker
 from support.receivers import Receiver
+from support.storages import parts_of
 from support.waiting import wait_for
 
 SECONDS = float(os.environ.get("JOBS_KILL_SECONDS", "12"))
@@ -139,7 +140,7 @@ def names(consumer: Consumer) -> set[str]:
 
 
 def is_done(settings: dict[str, object]) -> bool:
-    jobs = Jobs(str(settings["queue"]), open_storage(str(settings["storage"])), {})
+    jobs = Jobs(str(settings["queue"]), parts_of(open_storage(str(settings["storage"]))), {})
     with closing(jobs.queue.storage):
         return jobs.waiting() == 0 and not list(jobs.failures())
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver import hooks, transcription
 from receiver.catalog.search import Query
+from receiver.core.naming import RecordingName
 from receiver.errors import NotStored
-from receiver.jobs.command import HookFailed
-from receiver.jobs.work import Event
-from receiver.core.naming import RecordingName, numbered
+from receiver.jobs import command, transcription
+from receiver.jobs.event import Event, JobFailed
+from receiver.storage.paths import numbered
 from support.hooks import AUDIO, PATH, read, store, work
 from support.needs import need
 from support.speech import PAUSE, SpeechServer, say
@@ -130,13 +130,13 @@ class TestTranscription:
         with serving(answer) as server:
             transcribe(storage, f"http://{server.authority}/", event)
         assert sum(sizes) == len(server.requests[0].body) > 5_000_000
-        assert max(sizes) <= hooks.CHUNK
+        assert max(sizes) <= command.CHUNK
 
     @pytest.mark.parametrize("answer", [b"", b"<html>", b"[]", b'{"text": 1}', b'"text"', b"{}"])
     def test_an_answer_that_is_no_transcript_is_tried_again(self, storage, answer):
         event = store(storage)
         with serving(lambda handler: reply(handler, 200, answer)) as server:
-            with pytest.raises(HookFailed, match="something else than a transcript"):
+            with pytest.raises(JobFailed, match="something else than a transcript"):
                 transcribe(storage, f"http://{server.authority}/", event)
         with pytest.raises(NotStored):
             storage.open(f"{PATH}.txt")
@@ -144,7 +144,7 @@ class TestTranscription:
     def test_a_server_that_fails_is_tried_again(self, storage):
         event = store(storage)
         with serving(lambda handler: reply(handler, 500, b"no model")) as server:
-            with pytest.raises(HookFailed, match="it answered 500: no model"):
+            with pytest.raises(JobFailed, match="it answered 500: no model"):
                 transcribe(storage, f"http://{server.authority}/", event)
 
     def test_texts_cannot_break_the_times(self, storage):

@@ -15,12 +15,12 @@ import pytest
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from receiver import webhook
-from receiver.jobs.command import HookFailed
-from receiver.jobs.work import Event
-from receiver.core.naming import numbered
+from receiver.jobs import client, webhook
+from receiver.jobs.client import is_public
+from receiver.jobs.event import Event, JobFailed
+from receiver.jobs.webhook import key_of, sign
 from receiver.storage import open_storage
-from receiver.jobs.webhook import is_public, key_of, sign
+from receiver.storage.paths import numbered
 from support.hooks import AUDIO, DIGEST, PATH, SECRET, TOLD, store, work
 from support.needs import need
 from support.ports import free_port
@@ -121,7 +121,7 @@ class TestWebhook:
     def test_all_else_is_tried_again(self, storage, status):
         answer = partial(reply, status=status, body=b"why\nmore")
         with serving(answer) as server:
-            with pytest.raises(HookFailed, match=f"^it answered {status}: why$"):
+            with pytest.raises(JobFailed, match=f"^it answered {status}: why$"):
                 tell(storage, f"http://{server.authority}/")
 
     @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -130,7 +130,7 @@ class TestWebhook:
             location = f"http://{elsewhere.authority}/"
             answer = partial(reply, status=status, Location=location)
             with serving(answer) as server:
-                with pytest.raises(HookFailed, match=f"{status}: redirects are not followed"):
+                with pytest.raises(JobFailed, match=f"{status}: redirects are not followed"):
                     tell(storage, f"http://{server.authority}/")
         assert not elsewhere.requests
 
@@ -146,8 +146,8 @@ class TestWebhook:
             thread = threading.Thread(target=refuse)
             thread.start()
             parts = (b"x" * 65536 for _ in range(1000))
-            with pytest.raises(HookFailed, match=r"^it answered 413"):
-                webhook.post(
+            with pytest.raises(JobFailed, match=r"^it answered 413"):
+                client.post(
                     f"http://127.0.0.1:{listener.getsockname()[1]}/",
                     {"Content-Length": str(65536 * 1000)},
                     parts,
@@ -158,9 +158,9 @@ class TestWebhook:
             thread.join()
 
     def test_nobody_answers(self, storage):
-        with pytest.raises(HookFailed, match="no answer: cannot connect.*refused"):
+        with pytest.raises(JobFailed, match="no answer: cannot connect.*refused"):
             tell(storage, f"http://127.0.0.1:{free_port()}/")
-        with pytest.raises(HookFailed, match="no answer: "):
+        with pytest.raises(JobFailed, match="no answer: "):
             tell(storage, "http://no-such-host.invalid/")
 
     def test_a_slow_server_is_given_up(self, storage, monkeypatch):
@@ -168,13 +168,13 @@ class TestWebhook:
         stop = threading.Event()
         with serving(lambda handler: stop.wait(20)) as server:
             begin = time.monotonic()
-            with pytest.raises(HookFailed, match="no whole answer within 1 seconds"):
+            with pytest.raises(JobFailed, match="no whole answer within 1 seconds"):
                 tell(storage, f"http://{server.authority}/")
             assert time.monotonic() - begin < 5
             stop.set()
 
     def test_an_answer_may_take_longer_than_a_connection(self, storage, monkeypatch):
-        monkeypatch.setattr(webhook, "CONNECT_SECONDS", 0.2)
+        monkeypatch.setattr(client, "CONNECT_SECONDS", 0.2)
 
         def think(handler) -> None:
             time.sleep(0.6)
@@ -193,7 +193,7 @@ class TestWebhook:
 
         with serving(drip) as server:
             begin = time.monotonic()
-            with pytest.raises(HookFailed, match="no whole answer within 1 seconds"):
+            with pytest.raises(JobFailed, match="no whole answer within 1 seconds"):
                 tell(storage, f"http://{server.authority}/")
             assert time.monotonic() - begin < 5
 
@@ -222,7 +222,7 @@ class TestWebhook:
             server_context = serving(host=host)
             with server_context as server:
                 url = url.format(port=server.server_port)
-                with pytest.raises(HookFailed, match="is no public address"):
+                with pytest.raises(JobFailed, match="is no public address"):
                     tell(storage, url, WEBHOOK_ALLOW_PRIVATE="no")
                 assert not server.requests
                 tell(storage, url)
@@ -242,10 +242,10 @@ class TestWebhook:
             return real("203.0.113.1" if len(asked) == 1 else host, *args, **options)
 
         monkeypatch.setattr(socket, "getaddrinfo", rebind)
-        monkeypatch.setattr(webhook, "is_public", lambda address: address == "203.0.113.1")
-        monkeypatch.setattr(webhook, "CONNECT_SECONDS", 0.2)
+        monkeypatch.setattr(client, "is_public", lambda address: address == "203.0.113.1")
+        monkeypatch.setattr(client, "CONNECT_SECONDS", 0.2)
         with serving() as server:
-            with pytest.raises(HookFailed, match="no answer"):
+            with pytest.raises(JobFailed, match="no answer"):
                 url = f"http://localhost:{server.server_port}/"
                 tell(storage, url, WEBHOOK_ALLOW_PRIVATE="no")
             assert not server.requests
@@ -259,12 +259,12 @@ class TestWebhook:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         with serving(context=context) as server:
-            with pytest.raises(HookFailed, match="(?i)certificate"):
+            with pytest.raises(JobFailed, match="(?i)certificate"):
                 tell(storage, f"https://localhost:{server.server_port}/")
             monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
             tell(storage, f"https://localhost:{server.server_port}/")
             assert len(server.requests) == 1
-            with pytest.raises(HookFailed, match="(?i)certificate"):
+            with pytest.raises(JobFailed, match="(?i)certificate"):
                 tell(storage, f"https://127.0.0.1:{server.server_port}/")
             assert len(server.requests) == 1
 

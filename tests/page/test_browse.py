@@ -233,7 +233,7 @@ def test_sender_is_told_to_give_credentials(tmp_path):
             "WRITERS": "kazoo:sesame",
         }
     )
-    with closing(app.extensions["catalog"]):
+    with closing(app.extensions["receiver"].catalog):
         answer = app.test_client().get(
             "/browse/", auth=("ann", "secret"), headers={"X-Forwarded-Proto": "https"}
         )

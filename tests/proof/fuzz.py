@@ -46,7 +46,7 @@ from fuzz_servers import Watched, start
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from report import tell
 
-from receiver.core.naming import is_recording, original
+from receiver.storage.paths import is_recording, original
 
 BATCH = 500  # examples between two looks at everything that is watched
 WARM_UP = 0.2  # of the examples, before a worker's memory counts

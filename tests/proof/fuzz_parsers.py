@@ -48,21 +48,13 @@ from urllib3 import encode_multipart_formdata
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
-from receiver import forms, metadata
-from receiver.core.body import Body
+from receiver.core.naming import LONGEST_FILENAME, RecordingName, sidecar
 from receiver.errors import IncompleteBody, InvalidName
-from receiver.core.naming import (
-    LONGEST_FILENAME,
-    SIDECARS,
-    RecordingName,
-    call_id_of,
-    extension_of,
-    is_recording,
-    numbered,
-    original,
-    sidecar,
-)
+from receiver.formats import SIDECARS
+from receiver.senders import forms
+from receiver.senders.sent import SentBody
 from receiver.senders.target import SentPath
+from receiver.storage.paths import call_id_of, extension_of, is_recording, numbered, original
 
 CORPUS = Path(__file__).parent.parent / "data" / "fuzz"
 LONGEST_INPUT = 4096  # bytes
@@ -103,20 +95,27 @@ def check_name(name: RecordingName) -> None:
     folders = name.folder.split("/") if name.folder else []
     assert path == "/".join([*folders, filename])
     assert len(filename) <= LONGEST_FILENAME
-    for part in (*folders, filename, name.numbered(99999), name.sidecar("json", 99999)):
+    for part in (
+        *folders,
+        filename,
+        numbered(filename, 99999),
+        sidecar(numbered(filename, 99999), "json"),
+    ):
         assert ORDINARY.fullmatch(part) and len(part) <= 255, part
 
     assert RecordingName.parse(name.to_url()) == name, name.to_url()
-    assert is_recording(filename) and is_recording(name.numbered(1))
-    assert not is_recording(name.numbered("new"))
+    assert is_recording(filename) and is_recording(numbered(filename, 1))
+    assert not is_recording(numbered(filename, "new"))
     assert extension_of(path) == name.extension
     assert original(path) == path
     assert numbered(path, 0) == path
-    assert numbered(path, 12) == "/".join([*folders, name.numbered(12)])
+    assert numbered(path, 12) == "/".join([*folders, numbered(filename, 12)])
     assert original(numbered(path, 12)) == path
     for kind in SIDECARS:
-        assert not is_recording(name.sidecar(kind)) and not is_recording(name.sidecar(kind, 1))
-        assert sidecar(path, kind) == "/".join([*folders, name.sidecar(kind)])
+        assert not is_recording(sidecar(name.filename, kind)) and not is_recording(
+            sidecar(numbered(filename, 1), kind)
+        )
+        assert sidecar(path, kind) == "/".join([*folders, sidecar(name.filename, kind)])
     if "~" not in filename:  # which a long Call-ID's hash comes after
         whole = name.call_id.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
         assert call_id_of(path) == whole.encode("utf-8", "replace").decode()
@@ -160,10 +159,10 @@ def decoded(data: bytes, boundary: bytes, size: int) -> bytes | None:
     """The recording that the receiver finds in a form, None if it refuses the form."""
     forms.READ_SIZE = size
     environ = {"wsgi.input": io.BytesIO(data), "CONTENT_LENGTH": str(len(data))}
-    body = forms.FormBody(Body(environ), boundary)
+    body = forms.FormBody(SentBody(environ), boundary)
     try:
         with body.as_file(in_memory, 1024) as file:
-            told = metadata.to_bytes(body.fields)
+            told = body.metadata
             assert not told or isinstance(json.loads(told), dict)
             file.seek(0)
             return file.read()

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from fuzz_requests import TRAPS
 
-from receiver.core.naming import numbered
+from receiver.storage.paths import numbered
 from support.fronts import Nginx
 from support.receivers import Receiver
 

@@ -3,7 +3,8 @@
 import pytest
 
 from receiver.catalog.catalog import Catalog
-from receiver.storage import Storage, open_storage
+from receiver.parts import Storage
+from receiver.storage import open_storage
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from contextlib import closing
 
 import pytest
 
+from receiver.core.naming import RecordingName
 from receiver.errors import NotStored
 from receiver.retention.holds import hold, hold_of, holds, release, versions
-from receiver.core.naming import RecordingName
 from receiver.retention.purge import purge
+from receiver.storage.paths import numbered
 from support.retention import BARE, CALL, attach, in_days, run, told
 from support.storages import publish
 
@@ -20,7 +21,7 @@ class TestHold:
             publish(storage, data, CALL, metadata=told())
         publish(storage, b"neighbour", RecordingName(CALL.folder, "abc@10.0.0.10", "mp3"))
         publish(storage, b"other format", RecordingName(CALL.folder, CALL.call_id, "wav"))
-        family = [f"{CALL.folder}/{CALL.numbered(number)}" for number in (0, 1, 2)]
+        family = [numbered(str(CALL), number) for number in (0, 1, 2)]
         assert hold(storage, str(CALL), "case 17") == sorted(family)
         files = backend.files()
         assert sorted(path for path in files if path.endswith(".hold")) == sorted(
@@ -46,7 +47,7 @@ class TestHold:
         publish(storage, b"held", CALL)
         hold(storage, str(CALL), "case 17")
         publish(storage, b"new", CALL)
-        kept = f"{CALL.folder}/{CALL.numbered(1)}"
+        kept = numbered(str(CALL), 1)
         assert [(each.path, each.reason) for each in holds(storage)] == [(kept, "case 17")]
         report = purge(storage, None, {"": 1}, in_days(9))
         assert ([each.path for each in report.removed], report.held) == ([str(CALL)], [kept])
@@ -89,7 +90,7 @@ class TestHold:
     def test_versions_are_found_where_numbers_are_missing(self, directory, number):
         for data in (b"1", b"2", b"3"):
             publish(directory, data, CALL)
-        directory.delete(f"{CALL.folder}/{CALL.numbered(number)}")
+        directory.delete(numbered(str(CALL), number))
         assert len(versions(directory, str(CALL))) == 2
 
     @pytest.mark.parametrize("path", ["absent.mp3", f"{CALL}.json", str(CALL)[:-1], CALL.folder])

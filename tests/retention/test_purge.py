@@ -7,12 +7,13 @@ from contextlib import closing
 import pytest
 
 from receiver.catalog.catalog import Catalog
-from receiver.errors import SettingError, StorageFailed
-from receiver.retention.holds import hold
 from receiver.catalog.indexing import reindex
 from receiver.core.naming import RecordingName
+from receiver.errors import SettingError, StorageFailed
+from receiver.retention.holds import hold
 from receiver.retention.purge import purge
 from receiver.storage import open_storage
+from receiver.storage.paths import numbered
 from support.retention import (
     ACCOUNT,
     BARE,
@@ -67,7 +68,7 @@ class TestPurge:
         os.utime(directory.root / str(CALL), (time.time() - 20 * DAY,) * 2)
         publish(directory, b"new", CALL)
         report = purge(directory, None, {"": 10}, time.time())
-        assert [each.path for each in report.removed] == [f"{CALL.folder}/{CALL.numbered(1)}"]
+        assert [each.path for each in report.removed] == [numbered(str(CALL), 1)]
         assert [each.path for each in directory.scan()] == [str(CALL)]
 
     @pytest.mark.parametrize("when", ["scan", "look"])
@@ -91,7 +92,7 @@ class TestPurge:
         assert (calls != [], report.removed, report.failed) == (True, [], [])
         assert len(list(directory.scan())) == 2
         report = purge(directory, None, {"": 10}, time.time())
-        assert [each.path for each in report.removed] == [f"{CALL.folder}/{CALL.numbered(1)}"]
+        assert [each.path for each in report.removed] == [numbered(str(CALL), 1)]
 
     def test_hold_is_looked_for_last(self, directory, monkeypatch):
         """A recording that is held while it is looked at stays."""

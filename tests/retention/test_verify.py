@@ -11,11 +11,12 @@ import pytest
 
 from receiver.catalog.catalog import Catalog
 from receiver.catalog.description import describe
-from receiver.errors import CatalogUnavailable, StorageFailed
 from receiver.catalog.indexing import reindex
 from receiver.core.naming import RecordingName
-from receiver.storage import Storage, open_storage
+from receiver.errors import CatalogUnavailable, StorageFailed
+from receiver.parts import Storage
 from receiver.retention.verify import verify
+from receiver.storage import open_storage
 from support.retention import Down, attach, run
 from support.storages import publish
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.core.body import Body
 from receiver.errors import IncompleteBody
 from receiver.senders.forms import READ_SIZE, FormBody, boundary
+from receiver.senders.sent import SentBody
 from support.forms import TELLS, TYPE, B, form
 from support.memory import GIB, MIB, peak
 from support.receivers import Receiver
@@ -118,7 +118,7 @@ def extract(content: bytes) -> bytes:
 
 def read(data: bytes) -> bytes:
     body = FormBody(
-        Body({"wsgi.input": io.BytesIO(data), "CONTENT_LENGTH": str(len(data))}), B.encode()
+        SentBody({"wsgi.input": io.BytesIO(data), "CONTENT_LENGTH": str(len(data))}), B.encode()
     )
     with body.as_file(tempfile.TemporaryFile, 1024) as file:
         file.seek(0)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from receiver import metadata
 from receiver.errors import IncompleteBody
+from receiver.senders import metadata
+from receiver.storage import sidecars
 from support.receivers import Receiver
 
 
@@ -54,7 +55,7 @@ def test_json_has_to_be_an_object(data):
 
 
 def test_file_is_json_in_utf8():
-    text = metadata.to_bytes({"caller_id_name": "Jörg", "odd": "\ud800"}).decode()
+    text = sidecars.to_json({"caller_id_name": "Jörg", "odd": "\ud800"}).decode()
     assert json.loads(text) == {"caller_id_name": "Jörg", "odd": "?"}
     assert "Jörg" in text
 

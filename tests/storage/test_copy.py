@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from receiver.storage.copying import copy_all
 from receiver.core.naming import RecordingName
-from receiver.storage import Storage, open_storage
+from receiver.parts import Storage
+from receiver.storage import open_storage
+from receiver.storage.copying import copy_all
 from receiver.storage.directory import DirectoryStorage
 from support.paths import PROJECT
 from support.storages import publish

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import NameTaken, StorageFailed
+from receiver.core import publish as publishing
 from receiver.core.naming import RecordingName
-from receiver.storage import Outcome, Storage, open_storage
-from receiver.storage.base import INCOMING, NO_TMPFILE
-from receiver.storage.versions import Entry
+from receiver.core.publish import INCOMING, NO_TMPFILE
+from receiver.errors import NameTaken, StorageFailed
+from receiver.parts import Outcome, Storage
+from receiver.storage import open_storage
 from support.contract import StorageContract
 from support.needs import need, need_root
 from support.storages import NAME, publish
@@ -204,7 +205,7 @@ class TestDirectory(StorageContract):
     def test_name_that_somebody_else_took_meanwhile_is_not_overwritten(self, storage, monkeypatch):
         """A program that knows nothing of the lock, such as one that restores a backup."""
         name = RecordingName("", "x", "mp3")
-        monkeypatch.setattr(Entry, "exists", lambda self, filename=None: False)
+        monkeypatch.setattr(publishing, "exists", lambda filename, folder: False)
         publish(storage, b"theirs", name)
         with pytest.raises(StorageFailed):
             publish(storage, b"ours", name)

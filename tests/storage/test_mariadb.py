@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from receiver.errors import StorageFailed
-from receiver.storage import Outcome
+from receiver.parts import Outcome
 from support.database_contract import ServerContract
 from support.storages import publish
 

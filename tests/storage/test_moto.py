@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from receiver.storage import Outcome
+from receiver.parts import Outcome
 from support.bucket_contract import PATH, BucketContract
 from support.buckets import Moto
 from support.storages import publish

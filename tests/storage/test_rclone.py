@@ -38,7 +38,7 @@ class TestRclone(BucketContract):
         """The peak of a process's own memory, without the pages of the file that it maps."""
         code = (
             "import os, sys\n"
-            "from receiver.naming import RecordingName\n"
+            "from receiver.core.naming import RecordingName\n"
             "from receiver.storage import open_storage\n"
             "def own():\n"
             "    status = dict(line.split(':') for line in open('/proc/self/status'))\n"

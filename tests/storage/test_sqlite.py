@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import event, text
 
 from receiver.errors import SettingError, StorageFailed, StorageFull
-from receiver.storage import Outcome, open_storage, rows
+from receiver.parts import Outcome
 from receiver.sql import Database
+from receiver.storage import open_storage, rows
 from receiver.storage.rows import CHUNK_SIZE
 from support.database_contract import DatabaseContract
 from support.storages import publish

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from receiver.core.naming import sidecar
 from receiver.errors import NotStored
-from receiver.core.naming import SIDECARS, sidecar
+from receiver.formats import SIDECARS
 from receiver.storage import open_storage
 from support.buckets import Rclone
 from support.databases import Server

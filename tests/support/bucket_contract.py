@@ -14,10 +14,12 @@ import pytest
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 from receiver import create_app
-from receiver.errors import NameTaken, SettingError, StorageFailed, StorageUnavailable
 from receiver.core.naming import RecordingName
+from receiver.errors import NameTaken, SettingError, StorageFailed, StorageUnavailable
+from receiver.parts import Outcome, Storage
 from receiver.reading.playback import answer
-from receiver.storage import Outcome, Storage, bucket, object_store, open_storage
+from receiver.storage import bucket, objects, open_storage
+from receiver.storage.paths import numbered
 from support.buckets import SECRET, Server
 from support.contract import StorageContract
 from support.ports import free_port
@@ -86,7 +88,7 @@ class BucketContract(StorageContract):
     def test_recording_that_is_superseded_before_it_was_read_is_read_anew(self, asked):
         storage = self.open()
         app = create_app({"STORAGE": str(self.tmp_path / "other")})
-        app.extensions["storage"] = storage
+        app.extensions["receiver"].storage = storage
         path = publish(storage, b"old" * 1000).path
         recording = storage.open(path)
         publish(storage, b"new" * 10)
@@ -121,7 +123,7 @@ class BucketContract(StorageContract):
     def test_keys_are_the_stored_paths(self, storage, name):
         for data in (b"one", b"two"):
             publish(storage, data, name)
-        kept = f"{name.folder}/{name.numbered(1)}" if name.folder else name.numbered(1)
+        kept = numbered(str(name), 1) if name.folder else numbered(name.filename, 1)
         assert self.read() == {str(name): b"two", kept: b"one"}
         assert {each.path for each in storage.scan()} == {str(name), kept}
         with closing(storage.open(str(name))) as recording:
@@ -208,16 +210,16 @@ class BucketContract(StorageContract):
 
     def publish_broken(self, storage: Storage, call: int, data: bytes, metadata: bytes) -> None:
         """Publish, but let the connection break before one of the PUTs."""
-        original, calls = object_store.obstore.put, []
+        original, calls = objects.obstore.put, []
 
         def put(*args, **kwargs):
             calls.append(args)
             if len(calls) == call:
-                raise object_store.BaseError("source: reqwest::Error")
+                raise objects.BaseError("source: reqwest::Error")
             return original(*args, **kwargs)
 
         with self.monkeypatch.context() as patch:
-            patch.setattr(object_store.obstore, "put", put)
+            patch.setattr(objects.obstore, "put", put)
             publish(storage, data, metadata=metadata)
 
     def test_transcripts_stay_with_their_recording(self, storage):
@@ -264,7 +266,7 @@ class BucketContract(StorageContract):
         assert b"two" in self.read().values()
 
     def test_stalled_server_is_given_up(self, storage, monkeypatch):
-        monkeypatch.setattr(object_store, "TIMEOUT", object_store.timedelta(seconds=2))
+        monkeypatch.setattr(objects, "TIMEOUT", objects.timedelta(seconds=2))
         own = self.open()
         self.server.pause()
         try:

@@ -9,9 +9,10 @@ from contextlib import closing
 
 import pytest
 
-from receiver.errors import Held, NameExists, NameTaken, NotStored, StorageFailed
 from receiver.core.naming import RecordingName
-from receiver.storage import Outcome, Storage
+from receiver.errors import Held, NameExists, NameTaken, NotStored, StorageFailed
+from receiver.parts import Outcome, Storage
+from receiver.storage.paths import numbered
 from support.storages import NAME, publish
 
 
@@ -130,9 +131,7 @@ class StorageContract:
         for name in (NAME, NAME, bare, json_):
             publish(storage, name.call_id.encode() + os.urandom(4), name, metadata=b"{}")
         found = {each.path: each for each in storage.scan()}
-        assert sorted(found) == sorted(
-            [str(NAME), f"{NAME.folder}/{NAME.numbered(1)}", "bare", "A/fields.json"]
-        )
+        assert sorted(found) == sorted([str(NAME), numbered(str(NAME), 1), "bare", "A/fields.json"])
         assert found["bare"].size == 8
         assert abs(found["bare"].modified - time.time()) < 60
 
@@ -152,7 +151,7 @@ class StorageContract:
         assert sorted(each.path for each in storage.scan(prefix)) == found
 
     def test_what_is_put_is_at_that_path_and_never_overwritten(self, storage):
-        path = f"{NAME.folder}/{NAME.numbered(7)}"
+        path = numbered(str(NAME), 7)
         with storage.incoming() as file:
             file.write(b"audio")
             file.flush()
@@ -174,7 +173,7 @@ class StorageContract:
         for number in (1, 2):
             publish(storage, b"%d" % number, metadata=b"{%d}" % number)
         storage.delete(str(NAME))
-        kept = f"{NAME.folder}/{NAME.numbered(1)}"
+        kept = numbered(str(NAME), 1)
         assert self.read() == {kept: b"1", f"{kept}.json": b"{1}"}
         with pytest.raises(NotStored):
             storage.open(str(NAME))
@@ -205,7 +204,7 @@ class StorageContract:
             with pytest.raises(NotStored):
                 storage.attach(path, "txt", b"words", etag)
         assert len(self.read()) == 2
-        kept = f"{NAME.folder}/{NAME.numbered(1)}"
+        kept = numbered(str(NAME), 1)
         storage.attach(kept, "txt", b"words", etag)  # which has its etag still
         assert self.read()[f"{kept}.txt"] == b"words"
 
@@ -213,7 +212,7 @@ class StorageContract:
         publish(storage, b"old")
         storage.attach(str(NAME), "txt", b"words", self.etag(storage))
         publish(storage, b"new")
-        path, kept = str(NAME), f"{NAME.folder}/{NAME.numbered(1)}"
+        path, kept = str(NAME), numbered(str(NAME), 1)
         assert self.read() == {path: b"new", kept: b"old", f"{kept}.txt": b"words"}
 
     def test_delete_takes_only_the_recording_that_was_meant(self, storage):

@@ -12,11 +12,13 @@ import pytest
 import sqlalchemy
 from sqlalchemy import event, text
 
+from receiver.core.naming import RecordingName, sidecar
 from receiver.errors import NameTaken, SettingError, StorageFailed, StorageUnavailable
-from receiver.core.naming import RecordingName
-from receiver.storage import Outcome, database, open_storage, rows
-from receiver.storage.database import DatabaseStorage
+from receiver.parts import Outcome
 from receiver.sql import DRIVERS
+from receiver.storage import database, open_storage, rows
+from receiver.storage.database import DatabaseStorage
+from receiver.storage.paths import numbered
 from receiver.storage.rows import CHUNK_SIZE, Content
 from support.contract import StorageContract
 from support.databases import PASSWORD, Server
@@ -176,9 +178,11 @@ class DatabaseContract(StorageContract):
     def test_sidecars_of_every_kind_go_with_their_recording(self, storage):
         publish(storage, b"old", metadata=b"{}")
         for kind in ("txt", "vtt"):
-            storage.put(NAME.folder + "/" + NAME.sidecar(kind), io.BytesIO(kind.encode()), 0)
+            storage.put(
+                NAME.folder + "/" + sidecar(NAME.filename, kind), io.BytesIO(kind.encode()), 0
+            )
         publish(storage, b"new")
-        path = f"{NAME.folder}/{NAME.numbered(1)}"
+        path = numbered(str(NAME), 1)
         assert self.read() == {
             str(NAME): b"new",
             path: b"old",
@@ -191,7 +195,9 @@ class DatabaseContract(StorageContract):
         for number in range(2 * rows.NUMBERS_AT_ONCE + 2):
             publish(storage, b"%d" % number)
         assert publish(storage, b"0").outcome is Outcome.IDENTICAL
-        assert publish(storage, b"x").kept_as == NAME.numbered(2 * rows.NUMBERS_AT_ONCE + 2)
+        assert publish(storage, b"x").kept_as == numbered(
+            NAME.filename, 2 * rows.NUMBERS_AT_ONCE + 2
+        )
 
     @pytest.mark.parametrize("path", ["", "/x.mp3", "A//x.mp3", "./x.mp3", "ü.mp3", "x\n.mp3"])
     def test_no_other_paths_are_put(self, storage, path):

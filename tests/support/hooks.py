@@ -6,11 +6,11 @@ from contextlib import closing
 
 from receiver import config
 from receiver.catalog.catalog import Catalog
-from receiver.jobs.command import kinds
-from receiver.jobs.work import Event
 from receiver.core.naming import RecordingName
-from receiver.storage import Storage
-from support.storages import NAME, publish
+from receiver.jobs.event import Event
+from receiver.jobs.kinds import kinds
+from receiver.parts import Storage
+from support.storages import NAME, parts_of, publish
 
 AUDIO = b"RIFF" + bytes(range(256)) * 4000  # more than is read at a time
 DIGEST = hashlib.sha256(AUDIO).hexdigest()
@@ -29,7 +29,7 @@ def store(storage: Storage, data: bytes = AUDIO, name: RecordingName = NAME, met
 
 def work(kind: str, storage: Storage, catalog: Catalog | None = None, **settings: str):
     """The work of one kind that settings ask for, parsed as those of a real receiver are."""
-    return kinds(config.load(settings), storage, catalog)[kind]
+    return kinds(config.load(settings), parts_of(storage, catalog))[kind]
 
 
 def read(storage: Storage, path: str) -> bytes:

@@ -7,9 +7,9 @@ import sys
 import time
 from contextlib import closing
 
-from receiver.errors import CatalogUnavailable
 from receiver.core.naming import RecordingName
-from receiver.storage import Storage
+from receiver.errors import CatalogUnavailable
+from receiver.parts import Storage
 from support.paths import PROJECT
 
 ACCOUNT = "4f8c2d6ba1e04be39c1d7f60a2b3c4d5"

@@ -1,7 +1,9 @@
 """Recordings for storages that are opened in the test's own process."""
 
+from receiver.catalog.catalog import Catalog
 from receiver.core.naming import RecordingName
-from receiver.storage import Storage
+from receiver.parts import Parts, Storage
+from receiver.senders.sent import SentBody
 
 NAME = RecordingName("ACCOUNT/USER", "abc@10.0.0.1", "mp3")
 
@@ -11,3 +13,8 @@ def publish(storage: Storage, data: bytes, name: RecordingName = NAME, **options
         file.write(data)
         file.flush()
         return storage.publish(file, name, **options)
+
+
+def parts_of(storage: Storage, catalog: Catalog | None = None) -> Parts:
+    """The parts of a receiver that has this storage."""
+    return Parts(lambda: storage, SentBody, catalog=catalog)

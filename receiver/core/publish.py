@@ -1,0 +1,242 @@
+"""One complete local file becomes a recording: durable under its name, or not there at all."""
+
+import errno
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from ..errors import NameExists, NameTaken, StorageFailed, StorageFull
+from ..parts import Name, Outcome, Stored
+from .naming import sidecar
+
+FILE_MODE = 0o640
+FOLDER_MODE = 0o750
+BUFFER = 256 * 1024  # bytes
+# Where the file system has no O_TMPFILE, unfinished files lie in a folder that no recording's
+# name can reach, because a leading dot is percent-encoded in those.
+INCOMING = ".incoming"
+REFUSE_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC
+NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Spool:
+    """The local folder that recordings arrive in; `min_free` bytes are left free on its disk."""
+
+    def __init__(self, spool: Path, min_free: int = 0) -> None:
+        self.spool = spool
+        self._min_free = min_free
+
+    def check_space(self, size: int) -> None:
+        """Raise `StorageFull` if a recording of `size` bytes would not fit now."""
+        with storage_errors():
+            disk = os.statvfs(self.spool)
+        if disk.f_bavail * disk.f_frsize < size + self._min_free:
+            raise StorageFull("the disk is full: free some space or lower KZR_MIN_FREE")
+        if disk.f_files and not disk.f_favail:
+            raise StorageFull("the disk has no inodes left: remove some files")
+
+    @contextmanager
+    def incoming(self) -> Iterator[BinaryIO]:
+        """Open an empty file, which vanishes with its context unless it is published.
+
+        It has no name, so that a crash leaves nothing behind.
+        """
+        with storage_errors(), self._open_unnamed() as file:
+            yield file
+
+    def _open_unnamed(self) -> BinaryIO:
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+        try:
+            return open(os.open(self.spool, flags, FILE_MODE), "w+b", BUFFER)
+        except OSError as error:
+            if error.errno not in NO_TMPFILE:
+                raise
+        folder = self.spool / INCOMING
+        folder.mkdir(FOLDER_MODE, exist_ok=True)
+        return cast(BinaryIO, tempfile.NamedTemporaryFile("w+b", BUFFER, dir=folder))
+
+
+class Folder(Spool):
+    """Recordings as ordinary files in and below the folder `root`, none of them overwritten."""
+
+    def __init__(self, root: str, min_free: int = 0) -> None:
+        self.root = Path(root).absolute()
+        super().__init__(self.root, min_free)
+        self._durable: set[str] = set()  # folders whose own entries are known to be on disk
+
+    def publish(
+        self, file: BinaryIO, name: Name, metadata: bytes = b"", *, only_new: bool = False
+    ) -> Stored:
+        """Make a complete file of `incoming` durable under `name`, and only then return.
+
+        `metadata` is the text of `NAME.json`, which is durable before the recording has its name.
+        """
+        with storage_errors(), self.synced(metadata) as beside:
+            sync(file)
+            with self.folder(name.folder) as folder:
+                with locked(folder):
+                    if not exists(name.filename, folder):
+                        stored = self._create(file, beside, name, folder)
+                    elif only_new:
+                        raise NameExists(f"a recording is stored as {name}")
+                    else:
+                        stored = self.taken(file, beside, name, folder)
+                os.fsync(folder)  # a failure leaves the file: a parallel retry may own the name
+                return stored
+
+    def _create(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
+        about = sidecar(name.filename, "json")
+        with suppress(FileNotFoundError):  # of an upload that broke off here
+            os.unlink(about, dir_fd=folder)
+        if beside:
+            link_file(beside, about, folder)
+        link_file(file, name.filename, folder)
+        return Stored(Outcome.CREATED, str(name), etag=etag_of(os.fstat(file.fileno())))
+
+    def taken(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
+        """Answer for a name that a recording has: the same bytes are a retry, others are refused.
+
+        Nobody else publishes into the open `folder` meanwhile. Raises `NameTaken`.
+        """
+        if is_in(file, name.filename, folder):
+            return Stored(Outcome.IDENTICAL, str(name))
+        raise NameTaken(f"another recording is stored as {name}: it was kept")
+
+    @contextmanager
+    def synced(self, data: bytes) -> Iterator[BinaryIO | None]:
+        """Open a file without a name whose data is on disk; None where there is no data."""
+        if not data:
+            yield None
+            return
+        with self.incoming() as file:
+            file.write(data)
+            file.flush()
+            if os.fstat(file.fileno()).st_size != len(data):
+                raise OSError(errno.EIO, "The disk did not take all that was written to it")
+            sync(file)
+            yield file
+
+    @contextmanager
+    def folder(self, path: str, *, create: bool = True) -> Iterator[int]:
+        """Open a folder below the root; where it is missing, it is created durably."""
+        parent = os.open(self.root, os.O_DIRECTORY | os.O_CLOEXEC)
+        done = ""
+        try:
+            for part in filter(None, path.split("/")):
+                if part == "..":
+                    raise OSError(errno.EINVAL, "Leads out of the storage", path)
+                done += f"/{part}"
+                try:
+                    child = os.open(part, os.O_DIRECTORY | REFUSE_LINKS, dir_fd=parent)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    self._durable.discard(done)  # it was removed
+                    _make_folder(part, parent)
+                    child = os.open(part, os.O_DIRECTORY | REFUSE_LINKS, dir_fd=parent)
+                try:
+                    if create and done not in self._durable:
+                        os.fsync(parent)  # another process may have created it a moment ago
+                        self._note_durable(done)
+                finally:
+                    os.close(parent)
+                    parent = child
+            yield parent
+        finally:
+            os.close(parent)
+
+    def _note_durable(self, path: str) -> None:
+        if len(self._durable) > 10_000:
+            self._durable.clear()
+        self._durable.add(path)
+
+
+def sync(file: BinaryIO) -> None:
+    os.fchmod(file.fileno(), FILE_MODE)
+    os.fsync(file.fileno())  # never retried: after a failure the pages count as clean
+
+
+@contextmanager
+def locked(folder: int) -> Iterator[None]:
+    """Let nobody else publish into an open folder meanwhile."""
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(folder, fcntl.LOCK_UN)
+
+
+def exists(filename: str, folder: int) -> bool:
+    try:
+        os.stat(filename, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def link_file(file: BinaryIO, filename: str, folder: int) -> None:
+    """Give an open file a name; never one that is taken. dst_dir_fd makes this a linkat(2)."""
+    os.link(f"/proc/self/fd/{file.fileno()}", filename, dst_dir_fd=folder)
+
+
+def is_in(file: BinaryIO, filename: str, folder: int) -> bool:
+    """Whether a stored recording holds the same bytes as `file`; if so, they are durable."""
+    with open_recording(filename, folder) as stored:
+        if not same_bytes(file.fileno(), stored.fileno()):
+            return False
+        os.fsync(stored.fileno())
+        return True
+
+
+def same_bytes(one: int, other: int) -> bool:
+    """Whether two open files hold the same."""
+    if os.fstat(one).st_size != os.fstat(other).st_size:
+        return False
+    for offset in count(0, BUFFER):
+        data = os.pread(one, BUFFER, offset)
+        if data != os.pread(other, BUFFER, offset):
+            return False
+        if not data:
+            break
+    return True
+
+
+def open_recording(filename: str, folder: int) -> BinaryIO:
+    """Open a stored recording, and nothing else that somebody may have put in its place."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | REFUSE_LINKS
+    file = os.open(filename, flags, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EEXIST, "Not a recording, move it away", filename)
+    return open(file, "rb")
+
+
+def etag_of(status: os.stat_result) -> str:
+    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _make_folder(name: str, parent: int) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(name, FOLDER_MODE, dir_fd=parent)
+        mode = stat.S_IMODE(os.stat(name, dir_fd=parent).st_mode)
+        if mode & 0o777 != FOLDER_MODE:  # for the umask
+            os.chmod(name, FOLDER_MODE | mode & stat.S_ISGID, dir_fd=parent)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn the operating system's errors into `StorageFull` and `StorageFailed`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull(f"could not store the recording: {error.strerror}") from error
+        culprit = f": {error.filename}" if isinstance(error.filename, str) else ""
+        raise StorageFailed(f"could not store: {error.strerror}{culprit}") from error

@@ -1,0 +1,329 @@
+"""The parts of a running receiver, typed, and the values that they exchange.
+
+Parts find each other here, and import no more of each other than that.
+"""
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from hashlib import file_digest
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from flask import Request, current_app, g, request
+
+from .errors import Forbidden
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+
+class Outcome(StrEnum):
+    """What publishing a recording did."""
+
+    CREATED = "created"  # the name was free
+    IDENTICAL = "identical"  # the same bytes were there: the sender had missed an answer
+    SUPERSEDED = "superseded"  # other bytes were there: they are kept under a numbered name
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A recording that is whole and durable; `kept_as` names the file of the one it superseded.
+
+    `etag` is the one that it is opened with, where that is known without opening it.
+    """
+
+    outcome: Outcome
+    path: str
+    kept_as: str | None = None
+    etag: str = ""
+
+    @property
+    def kept_path(self) -> str | None:
+        """The stored path of the recording that was superseded."""
+        folder, slash, _ = self.path.rpartition("/")
+        return folder + slash + self.kept_as if self.kept_as else None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A stored recording, open for reading: `file` is seekable, `modified` in seconds (POSIX).
+
+    `path` is that of its file, where it is one that a web server could send itself; `link` makes
+    a URL from which anybody may fetch it for some minutes, where the storage has such.
+    """
+
+    file: BinaryIO
+    size: int
+    modified: float
+    etag: str
+    path: Path | None = None
+    link: Callable[[], str] | None = None
+
+    def read(self, limit: int) -> bytes:
+        """The next bytes, at most `limit`; none at the end."""
+        return self.file.read(limit)
+
+    def sha256(self) -> str:
+        """The SHA-256 of what is left to read, as hexadecimal digits."""
+        return sha256_of(self.file)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What `scan` tells of a recording: its stored path, size in bytes and time (POSIX)."""
+
+    path: str
+    size: int
+    modified: float
+
+
+class Name(Protocol):
+    """A recording's name: `str(name)` is the stored path, below `folder`, of its `filename`."""
+
+    @property
+    def folder(self) -> str: ...
+    @property
+    def filename(self) -> str: ...
+
+
+class Storage(Protocol):
+    """A place for recordings. Any number of threads and processes may use it at once.
+
+    A recording lies at its stored path, `str(name)`, and what else is known of it beside it, at
+    `sidecar(path, kind)`. Every method raises `StorageFull` where there is no room,
+    `StorageUnavailable` where the storage cannot be reached and `StorageFailed` where it fails
+    otherwise; after each, nothing partial is visible and the same call may be repeated.
+
+    Recordings arrive in the local folder `spool`. A first upload needs no more than `check_space`,
+    `incoming` and `publish`.
+    """
+
+    spool: Path
+
+    @abstractmethod
+    def check_space(self, size: int) -> None:
+        """Raise `StorageFull` if a recording of `size` bytes would not fit now."""
+
+    @abstractmethod
+    def incoming(self) -> AbstractContextManager[BinaryIO]:
+        """Open an empty local file for a recording on its way in; it vanishes with its context.
+
+        Failures to write to it raise as those of the storage do.
+        """
+
+    @abstractmethod
+    def publish(
+        self, file: BinaryIO, name: Name, metadata: bytes = b"", *, only_new: bool = False
+    ) -> Stored:
+        """Make the complete local file `file` durable under `name`, and only then return.
+
+        The recording is visible whole or not at all, and `name` is never absent meanwhile. No
+        other recording is overwritten: one that has the name is kept under a numbered name, or,
+        with `KZR_ON_CONFLICT=refuse`, keeps it and `NameTaken` is raised. With `only_new` any
+        recording that has the name keeps it and `NameExists` is raised.
+
+        `metadata` is the text of `NAME.json` and is durable before the recording is; a recording
+        that is superseded keeps its own.
+        """
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Create what is missing, try whether recordings can be stored, remove what a crash left.
+
+        Raises `SettingError` where the storage cannot be used, and `StorageUnavailable` where it
+        cannot be reached.
+        """
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise as `publish` would where nothing can be stored now."""
+
+    @abstractmethod
+    def open(self, path: str) -> Recording:
+        """Open what is stored at `path`, or raise `NotStored`; the caller closes it."""
+
+    @abstractmethod
+    def scan(self, prefix: str = "") -> Iterator[Listed]:
+        """List the recordings whose paths begin with `prefix`, superseded ones too.
+
+        What is published or deleted meanwhile may be listed or not.
+        """
+
+    @abstractmethod
+    def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
+        """Make the complete local file `file` durable at exactly `path`: `created`, `identical`.
+
+        This is for copies of another storage's recordings and sidecars. `modified` is kept where
+        the storage can. Raises `NameTaken` where other bytes are at `path`, and keeps those.
+        """
+
+    @abstractmethod
+    def attach(self, path: str, kind: str, data: bytes, etag: str) -> None:
+        """Make `data` durable beside the recording at `path`, as the only one of its kind there.
+
+        Raises `NotStored` unless the recording there has the `etag`: others may take its name.
+        Without data, what was there is removed.
+        """
+
+    @abstractmethod
+    def delete(self, path: str, etag: str = "") -> None:
+        """Remove, durably, the recording at `path` and what lies beside it, or raise `NotStored`.
+
+        With an `etag`, only a recording that has it is removed. Raises `Held` where a hold lies
+        beside it. The recording goes last, so that a call that failed may be repeated.
+        """
+
+
+class Body(Protocol):
+    """The body of one request; `received` is the number of its bytes that were read."""
+
+    received: int
+
+    @property
+    def length(self) -> int | None:
+        """The number of bytes that the sender announced, if it did."""
+
+    @property
+    def metadata(self) -> bytes:
+        """What the sender told of the recording, as the text of `NAME.json`."""
+
+    def require(self, max_bytes: int) -> None: ...
+
+    def as_file(
+        self, incoming: Callable[[], AbstractContextManager[BinaryIO]], chunk_size: int
+    ) -> AbstractContextManager[BinaryIO]: ...
+
+    def drain(self) -> None: ...
+
+
+class Access(Protocol):
+    """Who may write, and who may read: each method raises `Forbidden` or `Unauthorized`."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody who reaches the port may write."""
+
+    def check_writer(self, request: Request) -> None: ...
+
+    def check_reader(self, request: Request) -> None: ...
+
+
+class Anybody:
+    """As with the PHP script: whoever reaches the receiver may write, and nobody may read."""
+
+    is_open = True
+
+    def check_writer(self, request: Request) -> None:
+        pass
+
+    def check_reader(self, request: Request) -> None:
+        raise Forbidden("nothing is readable here: see KZR_READERS")
+
+
+class Described(Protocol):
+    """What the catalog knows of a recording, as far as other parts ask; "" is unknown."""
+
+    @property
+    def caller_number(self) -> str: ...
+    @property
+    def callee_number(self) -> str: ...
+    @property
+    def from_(self) -> str: ...
+    @property
+    def to(self) -> str: ...
+    @property
+    def call_id(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+class Catalog(Protocol):
+    """What was received, for people to find; each method may raise `CatalogUnavailable`."""
+
+    def check(self) -> None: ...
+
+    def paths(self) -> Iterator[str]: ...
+
+    def get(self, path: str) -> Described | None: ...
+
+    def refresh(self, storage: Storage, path: str) -> None:
+        """Add what is known now of the recording that is stored at `path`."""
+
+    def forget(self, storage: Storage, paths: Iterable[str]) -> None:
+        """Remove recordings, but those that are stored again."""
+
+
+class Indexer(Protocol):
+    """What adds recordings to the catalog, after the answer."""
+
+    @property
+    def lag(self) -> float:
+        """For how many seconds the oldest recording has been waiting."""
+
+
+class Jobs(Protocol):
+    """What is done for each recording after the answer."""
+
+    def add(self, stored: Stored) -> None:
+        """Enqueue its jobs durably, or raise `StorageUnavailable`."""
+
+    def forget(self, path: str, etag: str) -> None:
+        """Forget all that is noted of a recording's jobs."""
+
+
+@dataclass
+class Parts:
+    """The parts of one receiver; those that are not configured are None.
+
+    The storage is opened when it is first used, so that a command opens only what it uses.
+    `open_body` makes a request's body of what the server hands over.
+    """
+
+    open_storage: Callable[[], Storage]
+    open_body: Callable[["WSGIEnvironment"], Body]
+    access: Access = field(default_factory=Anybody)
+    catalog: Catalog | None = None
+    indexer: Indexer | None = None
+    jobs: Jobs | None = None
+
+    @cached_property
+    def storage(self) -> Storage:
+        return self.open_storage()
+
+
+def parts() -> Parts:
+    """Those of the receiver that the current request or command is for."""
+    found: Parts = current_app.extensions["receiver"]
+    return found
+
+
+@dataclass
+class Exchange:
+    """One request: its body, and what became of it; `started` is a time of the monotonic clock."""
+
+    body: Body
+    started: float
+    stored: Stored | None = None
+    reason: str = ""  # for an error
+
+
+def exchange() -> Exchange:
+    """The current request's, which begins when it is first asked for."""
+    if "exchange" not in g:
+        g.exchange = Exchange(parts().open_body(request.environ), time.monotonic())
+    found: Exchange = g.exchange
+    return found
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The SHA-256 of what is left to read of a file, as hexadecimal digits."""
+    # typeshed wants a `getbuffer` or `readinto` that it does not find in BinaryIO.
+    return file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

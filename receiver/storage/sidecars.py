@@ -1,0 +1,81 @@
+"""What lies beside a recording: `NAME.json`, `.txt`, `.vtt` and `.hold`, read and written here."""
+
+import json
+import re
+from contextlib import closing, suppress
+from typing import Any
+
+from ..core.naming import sidecar
+from ..core.publish import storage_errors
+from ..errors import NotStored
+from ..parts import Storage
+
+HOLD = "hold"  # the kind that keeps a recording from being deleted
+LONGEST = 4 * 1024 * 1024  # bytes that are read of one
+LONGEST_LINE = 255  # characters
+_ACCOUNT = re.compile(r"[0-9a-f]{32}")
+
+
+def read(storage: Storage, path: str, kind: str) -> bytes | None:
+    """What lies beside the recording at `path`, at most `LONGEST` bytes; None if nothing does."""
+    try:
+        with storage_errors(), closing(storage.open(sidecar(path, kind))) as blob:
+            return blob.read(LONGEST)
+    except NotStored:
+        return None
+
+
+def told(storage: Storage, path: str) -> dict[str, Any]:
+    """What the sender told of the recording at `path`; `ValueError` where that is unreadable."""
+    return from_json(read(storage, path, "json") or b"{}")
+
+
+def told_if_readable(storage: Storage, path: str) -> dict[str, Any]:
+    """What the sender told of the recording at `path`; nothing where that is unreadable."""
+    with suppress(ValueError):
+        return told(storage, path)
+    return {}
+
+
+def told_as_json(storage: Storage, path: str) -> dict[str, Any]:
+    """The same as JSON that every program can read: without NaN and Infinity."""
+    with suppress(RecursionError):
+        text = json.dumps(told_if_readable(storage, path))
+        found: dict[str, Any] = json.loads(text, parse_constant=str)
+        return found
+    return {}
+
+
+def from_json(data: bytes) -> dict[str, Any]:
+    """The fields of a JSON object; raises `ValueError` unless it is one."""
+    try:
+        document = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(document, dict):
+        raise ValueError("it is no object")
+    return document
+
+
+def to_json(fields: dict[str, Any]) -> bytes:
+    """The fields as the text of `NAME.json`; nothing where there are none."""
+    if not fields:
+        return b""
+    return json.dumps(fields, ensure_ascii=False, indent=1).encode("utf-8", "replace") + b"\n"
+
+
+def account_of(told: dict[str, Any], folder: str) -> str:
+    """Kazoo's account: from the metadata, or from the path of a storage plan; "" if unknown."""
+    if told.get("account_id"):
+        return as_line(told["account_id"])
+    variables = told.get("custom_channel_vars")
+    if isinstance(variables, dict) and variables.get("Account-ID"):
+        return as_line(variables["Account-ID"])
+    first = folder.partition("/")[0]
+    return first if _ACCOUNT.fullmatch(first) else ""
+
+
+def as_line(value: object) -> str:
+    """A value as text that every database takes: of Unicode characters, and not NUL."""
+    text = str(value).encode("utf-8", "replace").decode()
+    return text.replace("\0", "")[:LONGEST_LINE]
