@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Receiver, need
+from conftest import PROJECT, Receiver, need
 
 AUDIO = os.urandom(300_000)
 # Kazoo's kz_http ends in this call of httpc.
@@ -117,7 +117,7 @@ class TestCurl:
 
 
 def test_readme_shows_callflows_that_are_json():
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = "".join((PROJECT / name).read_text() for name in ("README.md", "receiver/README.md"))
     blocks = [block.split("```")[0] for block in readme.split("```json\n")[1:]]
     modules = {json.loads(block).get("module") for block in blocks}
     assert {"record_call", "record_caller", None} == modules
