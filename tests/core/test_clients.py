@@ -120,7 +120,7 @@ class TestCurl:
 
 
 def test_readme_shows_callflows_that_are_json():
-    readme = (PROJECT / "README.md").read_text()
+    readme = "".join((PROJECT / name).read_text() for name in ("README.md", "receiver/README.md"))
     blocks = [block.split("```")[0] for block in readme.split("```json\n")[1:]]
     modules = {json.loads(block).get("module") for block in blocks}
     assert {"record_call", "record_caller", None} == modules

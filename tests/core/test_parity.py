@@ -1,6 +1,6 @@
 """The PHP receiver under Apache and this one, alone and under each front, get the same requests.
 
-First what both do alike, then each difference that the README's table tells of.
+First what both do alike, then each difference that the table in receiver/README.md tells of.
 """
 
 import os

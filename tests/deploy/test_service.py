@@ -47,7 +47,7 @@ def test_security_score_is_the_readmes(units: Path):
     ).stdout
     score = re.search(r"Overall exposure level for receiver.service: (\S+)", shown)[1]
     assert float(score) < 1
-    assert f"**{score}**" in (PROJECT / "README.md").read_text()
+    assert f"**{score}**" in (DEPLOY / "README.md").read_text()
 
 
 def allowed_calls() -> set[str]:

@@ -93,7 +93,7 @@ def queue(request, tmp_path, tmp_path_factory):
 
 
 def test_every_acknowledged_recording_has_its_jobs_done(start, tmp_path, queue, monkeypatch):
-    monkeypatch.setattr("receiver.queues.ALIVE", 2)
+    monkeypatch.setattr("receiver.jobs.queue.ALIVE", 2)
     monkeypatch.setenv("JOBS_TEST_LOG", str(tmp_path / "commands"))
     consumer = Consumer()
     settings = {
