@@ -2,7 +2,6 @@
 
 import pytest
 
-from receiver.catalog import Catalog
 from receiver.storage import Storage, open_storage
 
 
@@ -15,6 +14,8 @@ def url(request, tmp_path) -> str:
 
 @pytest.fixture
 def catalog(url):
+    from receiver.catalog import Catalog
+
     catalog = Catalog(url)
     yield catalog
     catalog.close()

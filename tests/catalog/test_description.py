@@ -7,6 +7,9 @@ from datetime import datetime
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+pytest.importorskip("tinytag")
+
 from receiver.description import Description, describe
 from receiver.naming import RecordingName
 from support.catalogs import ACCOUNT, TOLD

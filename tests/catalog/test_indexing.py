@@ -6,6 +6,10 @@ import sqlite3
 import subprocess
 import sys
 
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
 from receiver.catalog import Catalog
 from receiver.catalog_search import Query
 from receiver.indexing import Indexer, reindex

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("huey")
+pytest.importorskip("sqlalchemy")
+
 from receiver import hooks
 from receiver.hooks import HookFailed
 from receiver.storage import open_storage

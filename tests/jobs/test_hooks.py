@@ -2,6 +2,9 @@
 
 import pytest
 
+pytest.importorskip("huey")
+pytest.importorskip("sqlalchemy")
+
 from receiver import config, hooks
 from receiver.catalog import Catalog
 from receiver.description import read_metadata

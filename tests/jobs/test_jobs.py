@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+pytest.importorskip("huey")
+
 from receiver.errors import SettingError, StorageUnavailable
 from receiver.jobs import FIRST_PAUSE, KEPT, PAUSE_FACTOR, RETRIES, Event, Jobs, open_recording
 from receiver.naming import RecordingName

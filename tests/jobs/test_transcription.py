@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("huey")
+pytest.importorskip("pocketsphinx")
+pytest.importorskip("sqlalchemy")
+
 from receiver import hooks, transcription
 from receiver.catalog_search import Query
 from receiver.errors import NotStored

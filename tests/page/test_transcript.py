@@ -6,6 +6,8 @@ from urllib.parse import quote
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+
 from receiver.transcript import Segment, excerpt, parse_vtt, pieces
 from receiver.transcription import to_vtt
 from support.pages import ANN, HOSTILE, SCRIPT, found, html, send, without_player

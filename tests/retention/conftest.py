@@ -2,7 +2,6 @@
 
 import pytest
 
-from receiver.catalog import Catalog
 from receiver.storage import Storage, open_storage
 
 
@@ -22,6 +21,9 @@ def directory(tmp_path) -> Storage:
 
 @pytest.fixture
 def catalog(tmp_path):
+    pytest.importorskip("sqlalchemy")
+    from receiver.catalog import Catalog
+
     catalog = Catalog(f"sqlite:///{tmp_path}/catalog.sqlite")
     yield catalog
     catalog.close()

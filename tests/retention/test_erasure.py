@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+
 from receiver.erasure import Wanted, digits_of, erase, find
 from receiver.errors import StorageFailed
 from receiver.holds import hold

@@ -6,6 +6,8 @@ from contextlib import closing
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+
 from receiver.catalog import Catalog
 from receiver.errors import SettingError, StorageFailed
 from receiver.holds import hold

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+
 from receiver.catalog import Catalog
 from receiver.description import describe
 from receiver.errors import CatalogUnavailable, StorageFailed
