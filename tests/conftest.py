@@ -1,7 +1,8 @@
 """Real servers for the tests: nothing here stands in for the receiver or for a client of it."""
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,33 @@ from support.ports import free_port
 from support.receivers import Receiver
 
 if TYPE_CHECKING:
-    import backends
-    import buckets
-    import databases
+    from support import backends, buckets, databases
+
+with suppress(ImportError):
+    from hypothesis import settings
+
+    settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+    settings.load_profile("tests")
+
+
+def told(report, path: Path):
+    """Name a skipped test's file, so that one line tells of all; on CI, nothing may be skipped."""
+    if report.skipped:
+        *_, reason = report.longrepr
+        report.longrepr = (str(path), None, reason)
+        if os.environ.get("CI") == "true":
+            report.outcome, report.longrepr = "failed", f"on CI, nothing may be: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return told((yield), collector.path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    return told((yield), item.path)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,6 @@ want strace strace
 want bindfs bindfs
 want mount mount
 want prlimit util-linux
-want pkill procps
 want nginx nginx
 want apache2 apache2
 want php php-cli
@@ -64,7 +63,7 @@ fi
 
 venv=${VENV:-.venv}
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[test]'
+"$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[test-all]'
 
 "$venv/bin/ruff" format --check .
 "$venv/bin/ruff" check .

@@ -1,5 +1,6 @@
 """The server: Kazoo's requests reach the application, and stopping it loses no upload."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def test_running_upload_finishes_when_the_server_stops_or_reloads(start, stop):
 def test_killed_worker_is_replaced(start):
     receiver = start()
     (worker,) = receiver.workers
-    subprocess.run(["kill", "-KILL", str(worker)], check=True)
+    os.kill(worker, signal.SIGKILL)
     wait_for(lambda: receiver.workers and receiver.workers != [worker])
     assert receiver.put("/kzr/call_recording_X.mp3").status == 201
 

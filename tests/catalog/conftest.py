@@ -2,7 +2,6 @@
 
 import pytest
 
-from receiver.catalog.catalog import Catalog
 from receiver.parts import Storage
 from receiver.storage import open_storage
 
@@ -16,6 +15,8 @@ def url(request, tmp_path) -> str:
 
 @pytest.fixture
 def catalog(url):
+    from receiver.catalog.catalog import Catalog
+
     catalog = Catalog(url)
     yield catalog
     catalog.close()

@@ -8,6 +8,9 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("sqlalchemy")
+
 import sqlalchemy as sa
 
 from receiver.catalog.catalog import Catalog

@@ -7,6 +7,9 @@ from datetime import datetime
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+pytest.importorskip("tinytag")
+
 from receiver.catalog.description import Description, describe
 from receiver.core.naming import RecordingName, sidecar
 from support.catalogs import ACCOUNT, TOLD

@@ -6,6 +6,10 @@ import sqlite3
 import subprocess
 import sys
 
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
 from receiver.catalog.catalog import Catalog
 from receiver.catalog.indexing import Indexer, reindex
 from receiver.catalog.search import Query

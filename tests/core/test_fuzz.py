@@ -5,6 +5,9 @@ from contextlib import ExitStack
 
 import pytest
 
+pytest.importorskip("hypothesis")
+pytest.importorskip("urllib3")
+
 from support.needs import need
 from support.paths import TESTS
 

@@ -67,6 +67,7 @@ def start(name: str, catalog: Path) -> Storing:
 
 @pytest.fixture(scope="module", params=["gunicorn", *FRONTS])
 def started(request) -> Iterator[Storing]:
+    pytest.importorskip("sqlalchemy")
     catalog = world_readable_folder()
     catalog.chmod(0o777)  # for mod_wsgi's user
     server = start(request.param, catalog)

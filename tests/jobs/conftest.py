@@ -1,10 +1,7 @@
 """Where work after storing finds recordings."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from receiver.catalog.catalog import Catalog
 from receiver.parts import Storage
 from receiver.storage import open_storage
 
@@ -15,7 +12,9 @@ def storage(tmp_path) -> Storage:
 
 
 @pytest.fixture
-def catalog(tmp_path) -> Iterator[Catalog]:
+def catalog(tmp_path):
+    from receiver.catalog.catalog import Catalog
+
     catalog = Catalog(f"sqlite:///{tmp_path}/catalog.sqlite")
     yield catalog
     catalog.close()

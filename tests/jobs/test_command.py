@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("huey")
+pytest.importorskip("sqlalchemy")
+
 from receiver.jobs import command
 from receiver.jobs.event import JobFailed
 from receiver.storage import open_storage

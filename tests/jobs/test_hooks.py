@@ -2,6 +2,9 @@
 
 import pytest
 
+pytest.importorskip("huey")
+pytest.importorskip("sqlalchemy")
+
 from receiver import config
 from receiver.catalog.catalog import Catalog
 from receiver.core.naming import sidecar

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+pytest.importorskip("huey")
+
 from receiver.core.naming import RecordingName
 from receiver.errors import SettingError, StorageUnavailable
 from receiver.jobs.event import Event, open_recording

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+pytest.importorskip("huey")
+
 from receiver.jobs.work import Jobs
 from receiver.storage import open_storage
 from support.clients import read_answer

@@ -1,6 +1,11 @@
 """A call from its upload to its transcript on the page, with speech that a real engine hears."""
 
 import pytest
+
+pytest.importorskip("huey")
+pytest.importorskip("playwright")
+pytest.importorskip("pocketsphinx")
+
 from playwright.sync_api import BrowserContext, expect
 
 from support.chromium import chromium, complaints, play, reader, send

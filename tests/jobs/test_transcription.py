@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("huey")
+pytest.importorskip("pocketsphinx")
+pytest.importorskip("sqlalchemy")
+
 from receiver.catalog.search import Query
 from receiver.core.naming import RecordingName
 from receiver.errors import NotStored

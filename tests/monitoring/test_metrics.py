@@ -1,14 +1,13 @@
-"""Health for monitors and load balancers, figures for Prometheus."""
+"""Figures for Prometheus."""
 
 import os
 import re
 import signal
-import subprocess
-from pathlib import Path
 
 import pytest
 
-from support.needs import need, need_root
+pytest.importorskip("prometheus_client")
+
 from support.receivers import Receiver
 from support.waiting import wait_for
 
@@ -83,47 +82,3 @@ def test_figures_are_for_those_who_are_named(start):
 
 def test_without_the_setting_there_are_no_figures(receiver):
     assert receiver.request("GET", "/metrics").status == 403  # it is a recording's name
-
-
-def test_health_is_told_to_anybody(start):
-    receiver = start(readers="ann:secret", writers="kazoo:secret", catalog="yes")
-    for path in ("/healthz", "/healthz/storage"):
-        answer = receiver.request("GET", path)
-        assert (answer.status, answer.line) == (200, "ok")
-
-
-def test_full_disk_is_told(start):
-    receiver = start(min_free="1000T")
-    answer = receiver.request("GET", "/healthz")
-    assert answer.status == 503
-    assert answer.line == "the disk is full: free some space or lower KZR_MIN_FREE"
-
-
-def test_storage_that_cannot_be_written_is_told(start, tmp_path):
-    need_root()
-    root = tmp_path / "disk"
-    root.mkdir()
-    mount = need("mount")
-    subprocess.run([mount, "-t", "tmpfs", "-o", "size=9m", "none", root], check=True)
-    try:
-        receiver = start(storage=root, min_free="0")
-        subprocess.run([mount, "-o", "remount,ro", root], check=True)
-        answer = receiver.request("GET", "/healthz")
-        assert (answer.status, answer.line.partition(":")[0]) == (503, "could not store")
-        receiver.stop()
-    finally:
-        subprocess.run(["umount", "-l", root], check=True)
-
-
-def test_catalog_that_is_down_is_told_but_stops_no_uploads(start, tmp_path: Path):
-    receiver = start(catalog="sqlite:////dev/null/catalog.sqlite")
-    answer = receiver.request("GET", "/healthz")
-    assert (answer.status, answer.line.partition(":")[0]) == (503, "the catalog cannot be reached")
-    assert receiver.request("GET", "/healthz/storage").status == 200
-    assert receiver.put("/kzr/x.mp3").status == 201
-
-
-def test_recordings_of_these_names_are_stored_all_the_same(receiver):
-    assert receiver.put("/healthz", b"one").status == 201
-    assert receiver.put("/metrics", b"two").status == 201
-    assert receiver.stored() == {"healthz": b"one", "metrics": b"two"}

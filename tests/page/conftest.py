@@ -1,12 +1,10 @@
 """A receiver with the page."""
 
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
-from receiver.catalog.catalog import Catalog
 from support.receivers import Receiver
 
 
@@ -20,13 +18,15 @@ def started(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def catalog(started: Receiver) -> Iterator[Catalog]:
+def catalog(started: Receiver):
+    from receiver.catalog.catalog import Catalog
+
     with closing(Catalog(f"sqlite:///{started.storage}/.catalog.sqlite")) as catalog:
         yield catalog
 
 
 @pytest.fixture
-def receiver(started: Receiver, catalog: Catalog) -> Receiver:
+def receiver(started: Receiver, catalog) -> Receiver:
     """A receiver with nothing in its storage and catalog."""
     catalog.remove(list(catalog.paths()))
     for entry in started.storage.iterdir():

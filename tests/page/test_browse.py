@@ -6,6 +6,9 @@ from datetime import date, timedelta
 from urllib.parse import quote, urlencode
 
 import pytest
+
+pytest.importorskip("sqlalchemy")
+
 from flask import Flask
 
 from receiver import create_app

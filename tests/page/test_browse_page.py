@@ -4,6 +4,10 @@ import os
 from datetime import date, timedelta
 
 import pytest
+
+pytest.importorskip("playwright")
+pytest.importorskip("sqlalchemy")
+
 from playwright.sync_api import Locator, Page, expect
 
 from receiver.jobs.transcription import to_vtt

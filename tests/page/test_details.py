@@ -6,6 +6,8 @@ from urllib.parse import quote
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+
 from support.pages import (
     ANN,
     AUDIO,

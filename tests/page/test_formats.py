@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+
 from receiver.page.presentation import cell
 from support.pages import ANN, AUDIO, found, get, html, paths, send
 from support.waiting import wait_for

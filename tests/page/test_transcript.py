@@ -6,6 +6,8 @@ from urllib.parse import quote
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+
 from receiver.jobs.transcription import to_vtt
 from receiver.page.transcript import Segment, excerpt, parse_vtt, pieces
 from support.pages import ANN, HOSTILE, SCRIPT, found, html, send, without_player

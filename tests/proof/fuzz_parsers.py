@@ -344,7 +344,7 @@ def main() -> int:
         CHECKS[given.only](given.replay.read_bytes())
         return 0
     if not importlib.util.find_spec("atheris"):
-        sys.exit("atheris is not installed: pip install '.[test]' (it is for Linux on x86-64)")
+        sys.exit("atheris is not installed: pip install '.[test-all]' (it is for Linux on x86-64)")
     report(f"--seed {given.seed}")
 
     with ExitStack() as stack:

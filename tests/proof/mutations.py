@@ -63,6 +63,8 @@ IN_BODY = ("core/test_body.py",)
 IN_REFUSALS = ("core/test_body.py::TestRefused",)
 IN_OTHER_SERVERS = ("core/test_body.py::TestOtherServers",)
 IN_STORAGE = ("storage/test_directory.py",)
+IN_NAMING = ("core/test_naming.py", "core/test_naming_properties.py")
+IN_FORMS = ("senders/test_forms.py", "senders/test_forms_properties.py")
 IN_FAULTS = ("core/test_faults.py",)
 IN_HANDOVER = ("senders/test_handover.py::TestHandover",)
 SYNCED = ("storage/test_directory.py", "core/test_faults.py")
@@ -201,7 +203,7 @@ MUTATIONS = [
         FORMS,
         "if match := self._undecided.search(end):",
         "if False:",
-        ("senders/test_forms.py",),
+        IN_FORMS,
     ),
     Mutation(
         "folder check of a body that nginx handed over",
@@ -398,35 +400,35 @@ MUTATIONS = [
         NAMING,
         'if {".", ".."} & {name[0], *folders}:',
         "if False:",
-        ("core/test_naming.py", "core/test_upload.py"),
+        (*IN_NAMING, "core/test_upload.py"),
     ),
     Mutation(
         "encoding of leading dots",
         NAMING,
         r'rb"^\.|[^A-Za-z0-9@._+-]"',
         r'rb"[^A-Za-z0-9@._+-]"',
-        ("core/test_naming.py",),
+        IN_NAMING,
     ),
     Mutation(
         "encoding of slashes",
         NAMING,
         r'rb"^\.|[^A-Za-z0-9@._+-]"',
         r'rb"^\.|[^A-Za-z0-9@._+/-]"',
-        ("core/test_naming.py",),
+        IN_NAMING,
     ),
     Mutation(
         "limit of a folder's length",
         NAMING,
         "len(folder) > LONGEST_FOLDER or ",
         "",
-        ("core/test_naming.py",),
+        IN_NAMING,
     ),
     Mutation(
         "limit of a name's length",
         NAMING,
         "if len(stem) + len(ending) > LONGEST_FILENAME:",
         "if False:",
-        ("core/test_naming.py",),
+        IN_NAMING,
     ),
     Mutation(
         "refusal of '..' by the storage",

@@ -2,7 +2,6 @@
 
 import pytest
 
-from receiver.catalog.catalog import Catalog
 from receiver.parts import Storage
 from receiver.storage import open_storage
 
@@ -23,6 +22,9 @@ def directory(tmp_path) -> Storage:
 
 @pytest.fixture
 def catalog(tmp_path):
+    pytest.importorskip("sqlalchemy")
+    from receiver.catalog.catalog import Catalog
+
     catalog = Catalog(f"sqlite:///{tmp_path}/catalog.sqlite")
     yield catalog
     catalog.close()

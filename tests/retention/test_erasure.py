@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+
 from receiver.catalog.indexing import reindex
 from receiver.core.naming import RecordingName
 from receiver.errors import StorageFailed

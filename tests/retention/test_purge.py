@@ -6,6 +6,8 @@ from contextlib import closing
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+
 from receiver.catalog.catalog import Catalog
 from receiver.catalog.indexing import reindex
 from receiver.core.naming import RecordingName

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+pytest.importorskip("sqlalchemy")
+
 from receiver.catalog.catalog import Catalog
 from receiver.catalog.description import describe
 from receiver.catalog.indexing import reindex

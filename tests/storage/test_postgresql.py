@@ -4,6 +4,9 @@ import logging
 import time
 
 import pytest
+
+pytest.importorskip("sqlalchemy")
+
 from sqlalchemy import text
 
 from receiver.errors import StorageFailed

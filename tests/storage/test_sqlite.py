@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+
+pytest.importorskip("sqlalchemy")
+
 from sqlalchemy import event, text
 
 from receiver.errors import SettingError, StorageFailed, StorageFull

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,9 +11,11 @@ from receiver.core.naming import sidecar
 from receiver.errors import NotStored
 from receiver.formats import SIDECARS
 from receiver.storage import open_storage
-from support.buckets import Rclone
-from support.databases import Server
 from support.receivers import SharedReceiver
+
+if TYPE_CHECKING:
+    from support.buckets import Rclone
+    from support.databases import Server
 
 
 class Backend:
@@ -49,7 +52,7 @@ class Backend:
 
 
 class Database(Backend):
-    def __init__(self, server: Server, folder: Path) -> None:
+    def __init__(self, server: "Server", folder: Path) -> None:
         super().__init__(server.new_url(), folder)
         self.restart: Callable[[], None] = server.restart
 
@@ -57,7 +60,7 @@ class Database(Backend):
 class S3(Backend):
     """S3, looked at from outside, because nothing may use obstore in a process that forks."""
 
-    def __init__(self, server: Rclone, folder: Path) -> None:
+    def __init__(self, server: "Rclone", folder: Path) -> None:
         self.server = server
         self.bucket = server.create_bucket()
         super().__init__(f"s3://{self.bucket}/some/prefix", folder)

@@ -11,6 +11,9 @@ from collections import Counter
 from contextlib import closing, suppress
 
 import pytest
+
+pytest.importorskip("obstore")
+
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 from receiver import create_app

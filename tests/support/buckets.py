@@ -8,6 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+
+pytest.importorskip("boto3")
+
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError

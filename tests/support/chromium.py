@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote, urlencode
 
+import pytest
+
+pytest.importorskip("axe_playwright_python")
+pytest.importorskip("playwright")
+
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 
 import pytest
+
+pytest.importorskip("sqlalchemy")
+
 import sqlalchemy
 from sqlalchemy import event, text
 

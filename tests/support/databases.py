@@ -10,6 +10,11 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 
+import pytest
+
+pytest.importorskip("psycopg")
+pytest.importorskip("pymysql")
+
 import psycopg
 import pymysql
 

@@ -1,6 +1,11 @@
 """Forms as Kazoo builds them."""
 
+import io
 import json
+import tempfile
+
+from receiver.core.body import Body
+from receiver.senders.forms import FormBody
 
 TYPE = "multipart/form-data; boundary="
 B = "zJmZ+L3/idrM'DM8_mTL-NIgZBR3Au__mEKhsH-z_IR5z7Zz3hJ_2Oytmz8piq6F"
@@ -21,3 +26,17 @@ def form(content: bytes, document: object = TELLS, *, b: str = B) -> bytes:
             f"\r\n--{b}--".encode(),
         ]
     )
+
+
+def extract(content: bytes) -> bytes:
+    """What is taken for the recording in a form that holds `content`."""
+    return read(form(content))
+
+
+def read(data: bytes) -> bytes:
+    body = FormBody(
+        Body({"wsgi.input": io.BytesIO(data), "CONTENT_LENGTH": str(len(data))}), B.encode()
+    )
+    with body.as_file(tempfile.TemporaryFile, 1024) as file:
+        file.seek(0)
+        return file.read()

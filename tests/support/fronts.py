@@ -31,9 +31,11 @@ def world_readable_folder() -> Path:
 class Front(Storing):
     """A server on a port; `receiver` is the one behind it, if it is a process of its own."""
 
+    program: str
     receiver: Receiver | None = None
 
     def __init__(self) -> None:
+        need(self.program)  # before anything is started
         self.folder = world_readable_folder()
         self.port = free_port()
         self.storage = self.folder / "recordings"
@@ -79,6 +81,8 @@ def stored(front: Front) -> dict[str, bytes]:
 class NginxServer(Front):
     """nginx with any site."""
 
+    program = "nginx"
+
     def serve(self, user: str, site: str) -> None:
         (self.folder / "nginx.conf").write_text(
             f"""
@@ -99,7 +103,7 @@ class NginxServer(Front):
             }}
             """
         )
-        self.run(need("nginx"), "-e", self.log_path, "-c", self.folder / "nginx.conf")
+        self.run(need(self.program), "-e", self.log_path, "-c", self.folder / "nginx.conf")
 
 
 class Nginx(NginxServer):
@@ -138,6 +142,7 @@ def uncomment_handover(conf: str) -> str:
 class Apache(Front):
     """Apache with one of the ways in deploy/apache.conf."""
 
+    program = "apache2"
     way: str
     modules = ("mpm_event", "authz_core", "reqtimeout", "headers", "proxy", "proxy_http", "wsgi")
     extra = ""
@@ -166,7 +171,7 @@ class Apache(Front):
             {self.extra}
             """
         (self.folder / "apache.conf").write_text(conf + site)
-        command = [need("apache2"), "-D", "FOREGROUND", "-f", self.folder / "apache.conf"]
+        command = [need(self.program), "-D", "FOREGROUND", "-f", self.folder / "apache.conf"]
         self.run(*command, **environ)
 
     def let_in(self) -> None:
