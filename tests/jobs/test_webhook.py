@@ -18,6 +18,7 @@ pytest.importorskip("standardwebhooks")
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
+from receiver.jobs import client, webhook
 from receiver.jobs.client import is_public
 from receiver.jobs.event import Event, JobFailed
 from receiver.jobs.webhook import key_of, sign
