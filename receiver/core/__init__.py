@@ -1,0 +1,1 @@
+"""What the PHP script of Kazoo's documentation does, done so that nothing is lost."""
