@@ -52,7 +52,9 @@ class Mutation:
 
 BODY = "receiver/core/body.py"
 DIRECTORY = "receiver/storage/directory.py"
-ENTRY = "receiver/storage/versions.py"
+VERSIONS = "receiver/storage/versions.py"
+PUBLISH = "receiver/core/publish.py"
+SENT = "receiver/senders/sent.py"
 NAMING = "receiver/core/naming.py"
 UPLOAD = "receiver/core/upload.py"
 ACCESS = "receiver/access.py"
@@ -129,7 +131,7 @@ MUTATIONS = [
     ),
     Mutation(
         "digest check",
-        BODY,
+        SENT,
         "if self._expected - {b64encode(digest).decode()}:",
         "if False:",
         ("reading/test_playback.py",),
@@ -155,7 +157,7 @@ MUTATIONS = [
         "",
         IN_REFUSALS,
     ),
-    Mutation("drain", "receiver/__init__.py", "    g.body.drain()\n", "", IN_REFUSALS),
+    Mutation("drain", "receiver/answers.py", "    exchange().body.drain()\n", "", IN_REFUSALS),
     Mutation(
         "bound of the drain",
         BODY,
@@ -186,8 +188,8 @@ MUTATIONS = [
     ),
     Mutation(
         "size check of the metadata",
-        DIRECTORY,
-        "if os.fstat(file.fileno()).st_size != len(metadata):",
+        PUBLISH,
+        "if os.fstat(file.fileno()).st_size != len(data):",
         "if False:",
         IN_FAULTS,
     ),
@@ -215,44 +217,44 @@ MUTATIONS = [
     Mutation(
         "check for free space",
         UPLOAD,
-        "    storage.check_space(g.body.length or 0)\n",
+        "    running.storage.check_space(body.length or 0)\n",
         "",
         ("core/test_upload.py", "core/test_faults.py"),
     ),
     # What makes it durable
     Mutation(
         "fsync of the file",
-        DIRECTORY,
-        "            _sync(file)\n            with self._folder(name.folder) as folder:",
+        PUBLISH,
+        "            sync(file)\n            with self.folder(name.folder) as folder:",
         "            os.fchmod(file.fileno(), FILE_MODE)\n"
-        "            with self._folder(name.folder) as folder:",
+        "            with self.folder(name.folder) as folder:",
         SYNCED,
     ),
     Mutation(
         "fsync of the folder",
-        DIRECTORY,
+        PUBLISH,
         "os.fsync(folder)  # a failure leaves",
         "pass  # a failure leaves",
         SYNCED,
     ),
     Mutation(
         "fsync of a new folder's parent",
-        DIRECTORY,
+        PUBLISH,
         "os.fsync(parent)  # another process",
         "pass  # another process",
         SYNCED,
     ),
     Mutation(
         "fsync of the parent of another process's folder",
-        DIRECTORY,
-        'path += f"/{part}"',
-        'path += f"/{part}"; self._durable.add(path)',
+        PUBLISH,
+        'done += f"/{part}"',
+        'done += f"/{part}"; self._durable.add(done)',
         SYNCED,
     ),
     Mutation(
         "fsync of the parent of a folder that was removed meanwhile",
-        DIRECTORY,
-        "self._durable.discard(path)",
+        PUBLISH,
+        "self._durable.discard(done)",
         "pass",
         SYNCED,
     ),
@@ -265,21 +267,21 @@ MUTATIONS = [
     ),
     Mutation(
         "fsync of the metadata",
-        DIRECTORY,
-        "            _sync(file)\n            yield file",
+        PUBLISH,
+        "            sync(file)\n            yield file",
         "            os.fchmod(file.fileno(), FILE_MODE)\n            yield file",
         SYNCED,
     ),
     Mutation(
         "fsync of a retry's file",
-        ENTRY,
-        "                        os.fsync(stored)\n",
+        PUBLISH,
+        "        os.fsync(stored.fileno())\n",
         "",
         SYNCED,
     ),
     Mutation(
         "fsync before a superseding recording takes the name",
-        ENTRY,
+        VERSIONS,
         "        os.fsync(self._folder)\n        self.finish()",
         "        self.finish()",
         SYNCED,
@@ -287,9 +289,9 @@ MUTATIONS = [
     Mutation(
         "fsync of a copied file",
         DIRECTORY,
-        "            _sync(file)\n            with self._folder(folder) as parent:",
-        "            os.fchmod(file.fileno(), FILE_MODE)\n"
-        "            with self._folder(folder) as parent:",
+        "            sync(file)\n            with self.folder(folder) as parent:",
+        "            os.fchmod(file.fileno(), 0o640)\n"
+        "            with self.folder(folder) as parent:",
         IN_STORAGE,
     ),
     Mutation(
@@ -316,7 +318,7 @@ MUTATIONS = [
     # Names
     Mutation(
         "link that never overwrites",
-        ENTRY,
+        PUBLISH,
         '    os.link(f"/proc/self/fd/{file.fileno()}", filename, dst_dir_fd=folder)',
         '    os.link(f"/proc/self/fd/{file.fileno()}", f".{filename}", dst_dir_fd=folder)\n'
         '    os.rename(f".{filename}", filename, src_dir_fd=folder, dst_dir_fd=folder)',
@@ -324,32 +326,32 @@ MUTATIONS = [
     ),
     Mutation(
         "link of a recording that never overwrites",
-        ENTRY,
-        "            link_file(file, filename, self._folder)",
-        '            link_file(file, f".{filename}", self._folder)\n'
-        "            at = self._folder\n"
-        '            os.rename(f".{filename}", filename, src_dir_fd=at, dst_dir_fd=at)',
+        PUBLISH,
+        "        link_file(file, name.filename, folder)",
+        '        link_file(file, f".{name.filename}", folder)\n'
+        '        hidden = f".{name.filename}"\n'
+        "        os.rename(hidden, name.filename, src_dir_fd=folder, dst_dir_fd=folder)",
         IN_STORAGE,
     ),
     Mutation(
         "recording that is superseded is kept",
-        ENTRY,
-        "        self._copy(self.name.filename, kept_as)\n",
+        VERSIONS,
+        "        self._copy(self._filename, kept_as)\n",
         "",
         IN_STORAGE,
     ),
     Mutation(
         "number that is free for a superseded recording",
-        ENTRY,
-        "next(n for n in count(1) if not self.exists(self.name.numbered(n)))",
-        "1",
+        VERSIONS,
+        "next(name for name in names if not exists(name, self._folder))",
+        "next(names)",
         IN_STORAGE,
     ),
     Mutation(
         "only_new",
-        DIRECTORY,
-        "        if only_new:\n",
-        "        if False:\n",
+        PUBLISH,
+        "                    elif only_new:\n",
+        "                    elif False:\n",
         IN_STORAGE,
     ),
     Mutation(
@@ -359,38 +361,54 @@ MUTATIONS = [
         "if False:",
         IN_STORAGE,
     ),
-    Mutation("comparison on a retry", DIRECTORY, "if entry.holds(file):", "if False:", IN_STORAGE),
+    Mutation(
+        "comparison on a retry, by the core alone",
+        PUBLISH,
+        "if is_in(file, name.filename, folder):",
+        "if False:",
+        ("core/test_alone.py",),
+    ),
+    Mutation(
+        "refusal of other bytes by the core alone",
+        PUBLISH,
+        "if is_in(file, name.filename, folder):",
+        "if True:",
+        ("core/test_alone.py",),
+    ),
+    Mutation(
+        "comparison on a retry", DIRECTORY, "if versions.holds(file):", "if False:", IN_STORAGE
+    ),
     Mutation(
         "comparison of bytes, not only of sizes",
-        ENTRY,
-        "if data != os.pread(other, READ_SIZE, offset):",
+        PUBLISH,
+        "if data != os.pread(other, BUFFER, offset):",
         "if False:",
         IN_STORAGE,
     ),
     Mutation(
         "comparison past the first piece",
-        ENTRY,
-        "        if not data:\n",
-        "        if True:\n",
+        PUBLISH,
+        "        if not data:\n            break",
+        "        if True:\n            break",
         IN_STORAGE,
     ),
     Mutation(
         "end of superseding that broke off",
         DIRECTORY,
-        "        entry.finish()\n",
+        "        versions.finish()\n",
         "",
         IN_STORAGE,
     ),
     Mutation(
         "removal of the metadata of an upload that broke off",
-        ENTRY,
-        "        self._remove(self._metadata)  # of an upload that broke off here\n",
-        "",
+        PUBLISH,
+        "            os.unlink(about, dir_fd=folder)\n",
+        "            pass\n",
         IN_STORAGE,
     ),
     Mutation(
         "lock of the folder",
-        DIRECTORY,
+        PUBLISH,
         "    fcntl.flock(folder, fcntl.LOCK_EX)\n",
         "",
         IN_STORAGE,
@@ -432,28 +450,28 @@ MUTATIONS = [
     ),
     Mutation(
         "refusal of '..' by the storage",
-        DIRECTORY,
+        PUBLISH,
         'if part == "..":',
         "if False:",
         IN_STORAGE,
     ),
     Mutation(
         "O_NOFOLLOW",
-        ENTRY,
+        PUBLISH,
         "REFUSE_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC",
         "REFUSE_LINKS = os.O_CLOEXEC",
         IN_STORAGE,
     ),
     Mutation(
         "refusal of what is no file",
-        ENTRY,
+        PUBLISH,
         "if not stat.S_ISREG(os.fstat(file).st_mode):",
         "if False:",
         IN_STORAGE,
     ),
     Mutation(
         "refusal to wait for a FIFO",
-        ENTRY,
+        PUBLISH,
         "os.O_RDONLY | os.O_NONBLOCK | REFUSE_LINKS",
         "os.O_RDONLY | REFUSE_LINKS",
         ("storage/test_directory.py::TestDirectory::test_what_is_no_recording_is_left_alone",),
@@ -463,7 +481,7 @@ MUTATIONS = [
     Mutation(
         "credentials check",
         UPLOAD,
-        "    access.check_writer(request)\n",
+        "    running.access.check_writer(request)\n",
         "",
         ("test_access.py",),
     ),
