@@ -6,19 +6,7 @@ from functools import partial
 
 from flask import Flask
 
-from . import (
-    access,
-    answers,
-    catalog,
-    commands,
-    config,
-    jobs,
-    monitoring,
-    page,
-    reading,
-    retention,
-    senders,
-)
+from . import access, answers, commands, config, monitoring, reading, senders
 from .core.upload import at_every_path, uploads
 from .memory import keep_freed_blocks
 from .parts import Parts
@@ -32,8 +20,8 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
 
     Settings are read from the environment (`KZR_*`); `overrides` holds others by name, without
     the prefix and as text. An application that is not `serving` is for a command: it opens the
-    storage only when that is used. Raises `SettingError` where a setting is unknown or cannot be
-    used.
+    storage only when that is used. What is not configured is not even imported. Raises
+    `SettingError` where a setting is unknown or cannot be used.
     """
     app = Flask(__name__, static_folder=None)
     app.config.update(config.load(overrides))
@@ -44,7 +32,7 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
     parts = Parts(partial(open_configured, app.config), senders.open_body, access.init_app(app))
     app.extensions["receiver"] = parts
     if serving:
-        start(app, parts)
+        open_now(parts)
 
     answers.init_app(app)
     senders.init_app(app, parts, serving=serving)
@@ -52,18 +40,23 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
     reading.init_app(app)
     monitoring.init_app(app)
     if app.config["CATALOG"] != "no":
+        from . import catalog, page
+
         catalog.init_app(app, parts)
         page.init_app(app)
-    jobs.init_app(app, parts, retention.hourly(app, parts))
+    if any(app.config[name] for name in config.JOBS):
+        from . import jobs, retention
+
+        jobs.init_app(app, parts, retention.hourly(app, parts))
     commands.init_app(app)
-    return app
-
-
-def start(app: Flask, parts: Parts) -> None:
-    """Open the storage now, so that one that cannot be used stops the start."""
-    _ = parts.storage
-    keep_freed_blocks()
-    if parts.access.is_open:
+    if serving and parts.access.is_open:
         app.logger.warning(
             "anybody who reaches this server may write: set KZR_WRITERS or KZR_ALLOW_FROM"
         )
+    return app
+
+
+def open_now(parts: Parts) -> None:
+    """Open the storage before the first request: one that cannot be used stops the start."""
+    _ = parts.storage
+    keep_freed_blocks()

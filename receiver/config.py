@@ -182,6 +182,10 @@ SETTINGS = (
 )
 
 
+# Those that give the worker something to do.
+JOBS = ("CHECKSUMS", "ON_STORED", "WEBHOOK_URL", "TRANSCRIBE_URL", "KEEP_DAYS")
+
+
 def load(overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the settings by name, from the environment's `KZR_*` and then `overrides`.
 

@@ -6,13 +6,12 @@ from flask import Flask, Response
 
 from ..parts import Parts, exchange
 from ..storage import beside
+from .catalog import Catalog
+from .indexing import Indexer
 
 
 def init_app(app: Flask, parts: Parts) -> None:
     """Keep a catalog of what is received, in `KZR_CATALOG`; it is written after each answer."""
-    from .catalog import Catalog
-    from .indexing import Indexer
-
     url = app.config["CATALOG"]
     parts.catalog = catalog = Catalog(default_url(app.config["STORAGE"]) if url == "yes" else url)
     parts.indexer = indexer = Indexer(catalog, parts)

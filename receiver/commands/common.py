@@ -15,13 +15,20 @@ from ..storage.parallel import THREADS
 
 __all__ = ["human_size"]
 
+
+def at_least_one(context: click.Context, option: click.Parameter, value: int) -> int:
+    if value < 1:
+        raise click.ClickException("--threads is a number from 1 on")
+    return value
+
+
 threads = click.option(
     "--threads",
     "--jobs",  # its name before jobs were only those of the queue
     "threads",
     default=THREADS,
     show_default=True,
-    type=click.IntRange(min=1),
+    callback=at_least_one,
     help="Recordings to read at a time.",
 )
 

@@ -5,17 +5,12 @@ from collections.abc import Callable, Sequence
 from flask import Flask
 
 from ..parts import Parts
+from ..storage import beside
+from .kinds import kinds
+from .work import Jobs
 
-SETTINGS = ("CHECKSUMS", "ON_STORED", "WEBHOOK_URL", "TRANSCRIBE_URL", "KEEP_DAYS")
 
-
-def init_app(app: Flask, parts: Parts, hourly: Sequence[Callable[[], object]] = ()) -> None:
-    """Enqueue what the settings ask for, if anything; the worker calls each of `hourly`, too."""
-    if not any(app.config[name] for name in SETTINGS):
-        return
-    from ..storage import beside
-    from .kinds import kinds
-    from .work import Jobs
-
+def init_app(app: Flask, parts: Parts, hourly: Sequence[Callable[[], object]]) -> None:
+    """Enqueue what the settings ask for; the worker calls each of `hourly` once an hour, too."""
     url = app.config["QUEUE"] or beside(app.config["STORAGE"], "queue.sqlite")
     parts.jobs = Jobs(url, parts, kinds(app.config, parts), hourly)

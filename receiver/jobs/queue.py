@@ -18,11 +18,28 @@ from huey.api import Huey
 from huey.storage import RedisStorage, SqliteStorage
 from redis.exceptions import RedisError
 
+from ..config import require_parts
 from ..errors import SettingError
 
 FILE_MODE = 0o640
 ALIVE = 30  # seconds after its last word that a worker counts as dead
 NAME = "receiver"
+
+require_parts(
+    "huey",
+    {
+        Huey: ("dequeue", "execute", "deserialize_task"),
+        SqliteStorage: (
+            "sql",
+            "db",
+            "table_kv",
+            "table_sched",
+            "index_sched",
+            "table_task",
+        ),
+        RedisStorage: ("dequeue", "read_schedule", "convert_ts"),
+    },
+)
 
 logger = logging.getLogger("receiver.queues")
 
@@ -108,7 +125,7 @@ class SqliteQueue(SqliteStorage):  # type: ignore[misc]  # huey has no types
             cursor.execute("delete from taken")
 
     def warn(self) -> None:
-        """Do not: each job is on disk."""
+        """Nothing is to be said: each job is on disk."""
 
     def release(self) -> None:
         """Let another worker use the queue."""

@@ -2,9 +2,9 @@
 
 from flask import Flask
 
+from .views import browse
+
 
 def init_app(app: Flask) -> None:
     """Show the catalog at `KZR_BROWSE_PATH`."""
-    from .views import browse
-
     app.register_blueprint(browse, url_prefix=app.config["BROWSE_PATH"])

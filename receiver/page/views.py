@@ -194,15 +194,15 @@ def guard(response: Response) -> Response:
 def answer_error(error: ReceiverError) -> Response:
     """Answer an error in the form that was asked for."""
     exchange().body.drain()
-    exchange().reason = error.description
+    exchange().reason = str(error)
     kind = "csv"
     if not {"play", "download", "captions", "asset"} & request.args.keys():
         with suppress(BadQuery):
             kind = answer_format()
     if kind == "json":
-        response = json_response({"error": error.description})
+        response = json_response({"error": str(error)})
     elif kind == "csv":
-        response = Response(f"{error.description}\n", mimetype="text/plain")
+        response = Response(f"{error}\n", mimetype="text/plain")
     else:
         response = render(
             "error.html", error=error, query=Query(), is_down=isinstance(error, CatalogUnavailable)

@@ -50,7 +50,7 @@ def open_storage(
         except StorageUnavailable as error:
             if time.monotonic() > deadline:
                 raise SettingError(
-                    f"KZR_STORAGE={scheme}://...: {error.description}: start it, or give it time "
+                    f"KZR_STORAGE={scheme}://...: {error}: start it, or give it time "
                     "with KZR_STORAGE_WAIT"
                 ) from error
         time.sleep(PAUSE)

@@ -79,7 +79,7 @@ class BucketStorage(BackEnd):
         except StorageUnavailable:
             raise
         except (StorageFailed, StorageFull) as error:
-            raise SettingError(f"KZR_STORAGE={self._bucket.name}: {error.description}") from error
+            raise SettingError(f"KZR_STORAGE={self._bucket.name}: {error}") from error
         if not self._bucket.conditional:
             log.warning(
                 "%s ignores If-None-Match or If-Match: let the receivers of one machine only store "

@@ -66,7 +66,7 @@ def copy_recording(source: Storage, destination: Storage, recording: Listed) -> 
 def _copy_file(source: Storage, destination: Storage, path: str) -> Outcome:
     digest = sha256()
     with closing(source.open(path)) as original, destination.incoming() as file:
-        while data := original.file.read(READ_SIZE):
+        while data := original.read(READ_SIZE):
             digest.update(data)
             file.write(data)
         check_written(file, original.size)

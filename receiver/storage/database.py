@@ -84,8 +84,7 @@ class DatabaseStorage(BackEnd):
         except (ReceiverError, RuntimeError) as error:  # PyMySQL raises those for what it lacks
             if isinstance(error, StorageUnavailable) and not is_refused(error.__cause__):
                 raise
-            reason = getattr(error, "description", error)
-            raise SettingError(f"{self._database.setting}: {reason}") from error
+            raise SettingError(f"{self._database.setting}: {error}") from error
         finally:
             # A worker that is forked later must not share a connection; none is used before.
             self.engine.dispose()

@@ -43,7 +43,7 @@ class DirectoryStorage(Folder, BackEnd):
                 self._prepare()
         except ReceiverError as error:
             raise SettingError(
-                f"KZR_STORAGE={self.root}: {error.description}: it must be a folder that this user "
+                f"KZR_STORAGE={self.root}: {error}: it must be a folder that this user "
                 "can write to, on a file system with hard links"
             ) from error
 

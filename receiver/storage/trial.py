@@ -45,7 +45,7 @@ def _answer(work: Callable[[], bool], answer: BinaryIO) -> None:
         try:
             told: list[object] = [work(), ""]
         except (StorageFailed, StorageFull) as error:
-            told = [type(error).__name__, error.description]
+            told = [type(error).__name__, str(error)]
         except BaseException as error:  # such as a panic, which is no Exception
             reason = str(error).partition("\n")[0][:200]
             told = ["StorageFailed", f"{type(error).__name__}: {reason}"]

@@ -13,11 +13,11 @@ pytest.importorskip("sqlalchemy")
 from receiver.catalog.catalog import Catalog
 from receiver.catalog.indexing import Indexer, reindex
 from receiver.catalog.search import Query
-from receiver.core.naming import RecordingName
+from receiver.core.naming import RecordingName, sidecar
 from receiver.parts import Storage
 from support.catalogs import TOLD, paths
 from support.paths import PROJECT
-from support.storages import parts_of, publish
+from support.storages import NAME, parts_of, publish
 from support.waiting import wait_for
 
 
@@ -73,6 +73,19 @@ class TestReindex:
         command = [sys.executable, "-m", "flask", "--app", "app", "reindex"]
         subprocess.run(command, cwd=PROJECT, env=environ, check=True, capture_output=True)
         assert page() == before
+
+
+class TestRequests:
+    """Of a bucket, each file that is opened is a request."""
+
+    def test_cataloguing_a_recording_opens_it_once(self, catalog, storage, monkeypatch):
+        publish(storage, b"audio", metadata=json.dumps(TOLD).encode())
+        opened = []
+        open_ = storage.open
+        monkeypatch.setattr(storage, "open", lambda path: opened.append(path) or open_(path))
+        catalog.refresh(storage, str(NAME))
+        once = [str(NAME), sidecar(str(NAME), "json"), sidecar(str(NAME), "txt")]
+        assert sorted(opened) == sorted(once * 2)  # it looks again, after it wrote
 
 
 class TestIndexer:

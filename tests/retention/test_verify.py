@@ -191,7 +191,7 @@ def test_command(backend, storage, tmp_path):
     assert result.returncode == 0
     assert result.stdout.splitlines() == [first, "4 read, 1 of them without a checksum; 0 wrong"]
     attach(storage, str(NAMES[0]), "json", checksum(b"other"))
-    result = run(backend.url, "verify", "--jobs", 1)
+    result = run(backend.url, "verify", "--threads", 1)
     assert result.returncode == 1
     lines = result.stdout.splitlines()
     assert lines[1].startswith(f"changed: {NAMES[0]}: ")
@@ -207,3 +207,10 @@ def test_command_compares_the_catalog(directory, tmp_path):
     assert result.returncode == 1
     assert "missing: third.wav: in the catalog, but not stored\n" in result.stdout
     assert result.stdout.endswith("3 read, 0 of them without a checksum; 1 wrong\n")
+
+
+@pytest.mark.parametrize("option", ["--threads", "--jobs"])
+def test_command_needs_a_thread(directory, option):
+    result = run(str(directory.root), "verify", option, 0)
+    assert result.returncode == 1
+    assert result.stderr == "Error: --threads is a number from 1 on\n"

@@ -1,0 +1,106 @@
+"""What makes an application: who serves, who only runs a command, and which libraries fit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from receiver import create_app
+from receiver.errors import SettingError
+from support.clients import Client
+from support.paths import PROJECT
+from support.ports import free_port
+from support.waiting import wait_for
+
+
+def run(*arguments: str, **settings: object) -> subprocess.CompletedProcess:
+    """Run Python in the project with a receiver's settings."""
+    environ = {"PATH": os.environ["PATH"]}
+    environ |= {f"KZR_{name.upper()}": str(value) for name, value in settings.items()}
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=PROJECT, env=environ, capture_output=True, text=True, timeout=60
+    )
+
+
+class FlaskRun(Client):
+    """`flask run`, which serves as gunicorn does."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.port = free_port()
+        self.log = folder / "log"
+        environ = {"PATH": os.environ["PATH"], "KZR_STORAGE": str(folder / "recordings")}
+        environ |= {f"KZR_{name.upper()}": str(value) for name, value in settings.items()}
+        command = [sys.executable, "-m", "flask", "--app", "app", "run", f"--port={self.port}"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=PROJECT, env=environ, stdout=log, stderr=log
+            )
+        wait_for(lambda: "Running on" in self.log.read_text())
+
+    def __enter__(self) -> "FlaskRun":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def test_flask_run_takes_what_nginx_hands_over(tmp_path):
+    handover = tmp_path / "recordings" / ".handover"
+    with FlaskRun(tmp_path, handover_dir=handover) as server:
+        (handover / "0000000001").write_bytes(b"audio")
+        headers = {"X-Body-File": str(handover / "0000000001"), "X-Body-Length": "5"}
+        answer = server.request("PUT", "/kzr/call_recording_x.mp3", headers=headers)
+    assert answer.status == 201
+    assert (tmp_path / "recordings" / "x.mp3").read_bytes() == b"audio"
+
+
+def test_flask_run_warns_of_an_open_door(tmp_path):
+    with FlaskRun(tmp_path) as server:
+        assert "anybody who reaches this server may write" in server.log.read_text()
+
+
+def test_a_command_opens_only_what_it_uses(tmp_path):
+    storage = tmp_path / "absent"
+    shown = run("-m", "flask", "--app", "app", "jobs", storage=storage)
+    assert "nothing is to be done after storing" in shown.stderr
+    assert "may write" not in shown.stderr
+    assert not storage.exists()
+
+
+def test_an_application_that_does_not_serve_opens_no_storage(tmp_path):
+    app = create_app({"STORAGE": str(tmp_path / "absent")}, serving=False)
+    assert not (tmp_path / "absent").exists()
+    assert app.test_client().put("/kzr/call_recording_x.mp3", data=b"audio").status_code == 201
+    assert (tmp_path / "absent" / "x.mp3").exists()
+
+
+def test_gunicorn_without_what_is_used_of_it_ends_the_start_in_one_line():
+    without = "from gunicorn.http.unreader import SocketUnreader; del SocketUnreader.max_body_chunk"
+    shown = run("-c", f"{without}; import receiver.serve")
+    assert shown.returncode == 1
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith("receiver: gunicorn 27.")
+    assert "has no SocketUnreader.max_body_chunk: pip install ." in line
+
+
+def test_werkzeug_without_what_is_used_of_it_ends_the_start_in_one_line(tmp_path):
+    without = (
+        "from werkzeug.sansio.multipart import MultipartDecoder;"
+        "del MultipartDecoder._last_partial_boundary_index"
+    )
+    shown = run("-c", f"{without}; import app", storage=tmp_path, writers="kazoo:secret")
+    assert shown.returncode == 1
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith("receiver: werkzeug 3.")
+    assert line.endswith("has no MultipartDecoder._last_partial_boundary_index")
+
+
+@pytest.mark.parametrize("path", ["", "ACCOUNT/"])
+def test_setting_that_cannot_be_used_stops_the_start(tmp_path, path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match="KZR_STORAGE="):
+        create_app({"STORAGE": str(tmp_path / "file" / path)})
