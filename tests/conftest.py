@@ -1,13 +1,16 @@
 """Real servers for the tests: nothing here stands in for the receiver or for a client of it."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from support.fronts import SHARED, world_readable_folder
 from support.ports import free_port
 from support.receivers import Receiver
 
@@ -19,6 +22,13 @@ with suppress(ImportError):
 
     settings.register_profile("tests", deadline=None)  # a busy machine is no failure
     settings.load_profile("tests")
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        shared = world_readable_folder()
+        config.add_cleanup(partial(shutil.rmtree, shared))
+        os.environ[SHARED] = str(shared)
 
 
 def told(report, path: Path):
@@ -39,6 +49,13 @@ def pytest_make_collect_report(collector):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
     return told((yield), item.path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from support.chains import Chains
+
+    return Chains(config, log)
 
 
 @pytest.fixture(scope="session")

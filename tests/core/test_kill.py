@@ -11,6 +11,7 @@ from support.killed_fronts import SERVERS, pause_between_kills, settle, workers
 from support.killing import Scanner, check_nothing_is_lost, upload_cut_and_kill
 
 SECONDS = 1.5  # of uploads through each front
+LEAST = (50, 20, 0)
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -19,10 +20,11 @@ def test_no_acknowledged_recording_is_lost(server):
     try:
         scanner = Scanner(front.storage)
         senders, kills = upload_cut_and_kill(
-            front, partial(workers, front), scanner, SECONDS, pause_between_kills(front)
+            *(front, partial(workers, front), scanner, SECONDS, pause_between_kills(front)),
+            least=LEAST,
         )
         assert scanner.partial == []
         settle(front)
-        check_nothing_is_lost(front, senders, kills, (50, 20, 0))
+        check_nothing_is_lost(front, senders, kills, LEAST)
     finally:
         front.stop()

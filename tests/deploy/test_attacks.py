@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from support.clients import Answer, Storing
-from support.fronts import FRONTS, installed, world_readable_folder
+from support.fronts import FRONTS, world_readable_folder
 from support.needs import need_root
 from support.receivers import Receiver
 from support.waiting import wait_for
@@ -51,9 +51,6 @@ def alone(edit, **settings: object) -> Receiver:
 
 def start(name: str, catalog: Path) -> Storing:
     """Start a server as its file is shipped, but with what these tests need."""
-    if name == "mod_wsgi":  # which has an environment of its own
-        pip = [installed() / ".venv/bin/pip", "install", "-qqq", "--disable-pip-version-check"]
-        subprocess.run([*pip, "sqlalchemy>=2.1", "tinytag>=2"], check=True)
     return ({"gunicorn": alone} | FRONTS)[name](
         edit=impatient,
         writers=f"{USER}:{SECRET}",

@@ -19,7 +19,7 @@ from support.waiting import wait_for
 from support.wire import captures, check
 
 READERS = "kazoo:secret"
-SECONDS = 10
+SECONDS = 4
 
 
 @pytest.fixture
@@ -112,6 +112,10 @@ def read_whole(receiver: SharedReceiver, name: str) -> int:
 @pytest.mark.parametrize("backend", ["s3", "postgresql", "mariadb"], indirect=True)
 def test_two_receivers_share_a_storage_that_is_restarted(run, backend):
     """nginx in front of two; each retry goes to the other; the server behind restarts once."""
+
+    def acknowledged() -> int:
+        return sum(len(sender.acknowledged) for sender in senders)
+
     machines = [run("--workers=1"), run("--workers=1")]
     front = TwoMachines(*machines)
     try:
@@ -119,10 +123,10 @@ def test_two_receivers_share_a_storage_that_is_restarted(run, backend):
         senders = [RetryingSender(front, number, stop) for number in range(6)]
         for sender in senders:
             sender.start()
-        time.sleep(3)
+        wait_for(lambda: acknowledged() > 100, 60)
         backend.restart()
-        many = sum(len(sender.acknowledged) for sender in senders) + 100
-        wait_for(lambda: sum(len(sender.acknowledged) for sender in senders) > many, 60)
+        many = acknowledged() + 100
+        wait_for(lambda: acknowledged() > many, 60)
         stop.set()
         for sender in senders:
             sender.join()

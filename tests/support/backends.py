@@ -35,11 +35,11 @@ class Backend:
             settings = {"storage": self.url, "min_free": 0} | settings
             return SharedReceiver(folder, self.files, *options, **settings)
 
-    def files(self) -> dict[str, bytes]:
-        """Every recording and what lies beside it."""
+    def files(self, below: str = "") -> dict[str, bytes]:
+        """Every recording, or those below a folder, and what lies beside them."""
         storage = open_storage(self.url, read_only=True)
         found = {}
-        for listed in storage.scan():
+        for listed in storage.scan(f"{below}/" if below else ""):
             for path in (listed.path, *(sidecar(listed.path, kind) for kind in SIDECARS)):
                 with suppress(NotStored), closing(storage.open(path)) as file:
                     found[path] = file.file.read()
@@ -65,8 +65,8 @@ class S3(Backend):
         self.bucket = server.create_bucket()
         super().__init__(f"s3://{self.bucket}/some/prefix", folder)
 
-    def files(self) -> dict[str, bytes]:
-        return self.server.objects(self.bucket, "some/prefix/")
+    def files(self, below: str = "") -> dict[str, bytes]:
+        return self.server.objects(self.bucket, "some/prefix/", f"{below}/" if below else "")
 
     def restart(self) -> None:
         self.server.stop()

@@ -4,6 +4,7 @@ import base64
 import multiprocessing
 import os
 import random
+import sys
 import threading
 import time
 import urllib.request
@@ -68,6 +69,8 @@ class BucketContract(StorageContract):
         """16 writers with different bytes at once, each with one of the spool folders."""
         context = multiprocessing.get_context("forkserver")  # this process has used obstore
         context.set_forkserver_preload([__name__])
+        # Where the server finds that, so that each writer need not import all of it anew.
+        self.monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         barrier = context.Barrier(16)
         for round_ in range(rounds):
             writers = []

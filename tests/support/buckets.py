@@ -119,9 +119,10 @@ class Server:
         self.client.create_bucket(Bucket=bucket)
         return bucket
 
-    def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
+    def objects(self, bucket: str, prefix: str = "", below: str = "") -> dict[str, bytes]:
         """All objects, hidden ones too, by their keys without the prefix."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        lister = self.client.get_paginator("list_objects_v2")
+        pages = lister.paginate(Bucket=bucket, Prefix=f"{prefix}{below}")
         keys = [each["Key"] for page in pages for each in page.get("Contents", [])]
         found = {}
         for key in keys:

@@ -83,10 +83,10 @@ class Storing(Client):
     def metadata(self, path: str) -> dict[str, object]:
         return json.loads((self.storage / f"{path}.json").read_text())
 
-    def files(self) -> dict[str, bytes]:
-        """Every file below the storage, hidden ones too."""
+    def files(self, below: str = "") -> dict[str, bytes]:
+        """Every file below the storage, or a folder of it, hidden ones too."""
         found: dict[str, bytes] = {}
-        for path in sorted(self.storage.rglob("*")):
+        for path in sorted((self.storage / below).rglob("*")):
             if path.is_file() and not path.is_symlink():
                 with suppress(FileNotFoundError):  # nginx has removed its own name meanwhile
                     found[str(path.relative_to(self.storage))] = path.read_bytes()

@@ -31,7 +31,9 @@ from support.storages import NAME, publish
 
 OPEN_STORAGE = """
 import sys
+import receiver.storage.database
 from receiver.storage import open_storage
+print(flush=True)
 sys.stdin.readline()
 open_storage(sys.argv[1]).engine.dispose()
 """
@@ -224,11 +226,10 @@ class DatabaseContract(StorageContract):
 
     def test_receivers_that_start_at_once_prepare_the_database_once(self):
         command = [sys.executable, "-c", OPEN_STORAGE, self.url]
-        starts = [
-            subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-            for _ in range(8)
-        ]
-        time.sleep(2)  # until they have imported all they need
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        starts = [subprocess.Popen(command, cwd=PROJECT, **pipes) for _ in range(8)]
+        for start in starts:
+            assert start.stdout.readline() == b"\n"  # it has imported all it needs
         for start in starts:
             start.stdin.write(b"\n")
             start.stdin.flush()

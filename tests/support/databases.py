@@ -167,6 +167,7 @@ class PostgreSQL(Server):
             "unix_socket_directories": self.folder,
             "shared_buffers": "32MB",
             "max_connections": 100,
+            "deadlock_timeout": "50ms",  # for which it waits before it looks for one
             "recovery_init_sync_method": "syncfs",  # after a crash, file by file takes long
         }
         options = [f"--{name}={value}" for name, value in settings.items()]

@@ -1,11 +1,13 @@
 """The servers that administrators put in front of the receiver, started with the shipped files."""
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from socket import socket
 
@@ -19,6 +21,7 @@ from support.waiting import wait_for
 NGINX_CONF = (PROJECT / "deploy" / "nginx.conf").read_text()
 APACHE_CONF = (PROJECT / "deploy" / "apache.conf").read_text()
 MODULES = Path("/usr/lib/apache2/modules")
+SHARED = "TESTS_SHARED"  # a variable: the folder that pytest-xdist's workers share
 
 
 def world_readable_folder() -> Path:
@@ -233,19 +236,21 @@ class Htaccess(Apache):
         )
 
 
+@cache
 def installed() -> Path:
     """The receiver in an environment of the system's Python, as mod_wsgi needs it; built once."""
-    if not hasattr(installed, "folder"):
-        folder = world_readable_folder()
-        subprocess.run(["/usr/bin/python3", "-m", "venv", folder / ".venv"], check=True)
-        pip = [folder / ".venv/bin/pip", "install", "-q", "--disable-pip-version-check"]
-        build = folder / "build"  # so that the tree itself stays clean
-        ignore = shutil.ignore_patterns(".*", "tests", "recordings", "*.egg-info", "build")
-        shutil.copytree(PROJECT, build, ignore=ignore)
-        subprocess.run([*pip, build], check=True)
-        shutil.copy(PROJECT / "app.py", folder)
-        installed.folder = folder
-    return installed.folder
+    folder = Path(os.environ.get(SHARED) or world_readable_folder())
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "app.py").exists():
+            subprocess.run(["/usr/bin/python3", "-m", "venv", folder / ".venv"], check=True)
+            pip = [folder / ".venv/bin/pip", "install", "-q", "--disable-pip-version-check"]
+            build = folder / "build"  # so that the tree itself stays clean
+            ignore = shutil.ignore_patterns(".*", "tests", "recordings", "*.egg-info", "build")
+            shutil.copytree(PROJECT, build, ignore=ignore)
+            subprocess.run([*pip, f"{build}[catalog]"], check=True)
+            shutil.copy(PROJECT / "app.py", folder)
+    return folder
 
 
 FRONTS = {

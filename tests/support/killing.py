@@ -24,6 +24,8 @@ TRIES = 12
 SIZES = [100, 1_000, 5_000, 20_000, 60_000, 700_000]
 WEIGHTS = [20, 20, 20, 20, 19, 1]  # mostly small, for many recordings
 CUTS = ("FIN", "RST", "half-close")
+Least = tuple[int, int, int]  # of uploads that are acknowledged, cuts and kills
+LEAST = (50, 20, 10)
 Name = tuple[str, str]  # a recording's, without its ending, and the SHA-256 of its bytes
 
 
@@ -171,11 +173,11 @@ def upload_cut_and_kill(
     pause: tuple[float, float] = (0.1, 0.5),
     seed: str = "",
     clients: int = CLIENTS,
-    goes_on: Callable[[list[Sender]], bool] = lambda senders: False,
+    least: Least = (0, 0, 0),
 ) -> tuple[list[Sender], int]:
     """Upload, cut, scan, and kill a worker after each pause; return what was sent and the kills.
 
-    This takes the seconds, and longer while `goes_on`.
+    This takes the seconds, and longer until there is more than the least of everything.
     """
     stop = threading.Event()
     senders = [Sender(server, number, stop, seed) for number in range(clients)]
@@ -186,7 +188,8 @@ def upload_cut_and_kill(
         scanning = pool.submit(scanner.run)
         try:
             end = time.monotonic() + seconds
-            while time.monotonic() < end or goes_on(senders):
+            while time.monotonic() < end or not is_more(senders, len(killed), least):
+                assert time.monotonic() < end + 60, "waited in vain for enough uploads, cuts, kills"
                 if alive := [worker for worker in workers() if worker not in killed]:
                     worker = rng.choice(alive)
                     with suppress(ProcessLookupError):
@@ -201,6 +204,12 @@ def upload_cut_and_kill(
     for future in (*sending, scanning):
         future.result()
     return senders, len(killed)
+
+
+def is_more(senders: list[Sender], kills: int, least: Least) -> bool:
+    acknowledged = sum(len(sender.acknowledged) for sender in senders)
+    cuts = sum(sender.cuts.total() for sender in senders)
+    return acknowledged > least[0] and cuts > least[1] and kills > least[2]
 
 
 def compare(files: dict[str, bytes], senders: list[Sender]) -> dict[str, list[str]]:
@@ -238,13 +247,15 @@ def compare(files: dict[str, bytes], senders: list[Sender]) -> dict[str, list[st
 
 def hammer(receiver: Receiver, scanner: Scanner, seconds: float) -> tuple[list[Sender], int]:
     """Upload, cut, kill and scan for some seconds; return what was sent and the kills."""
-    senders, kills = upload_cut_and_kill(receiver, lambda: receiver.workers, scanner, seconds)
+    senders, kills = upload_cut_and_kill(
+        receiver, lambda: receiver.workers, scanner, seconds, least=LEAST
+    )
     assert scanner.partial == []
     return senders, kills
 
 
 def check_nothing_is_lost(
-    server: Storing, senders: list[Sender], kills: int, least: tuple[int, int, int] = (50, 20, 10)
+    server: Storing, senders: list[Sender], kills: int, least: Least = LEAST
 ) -> None:
     """What was acknowledged is there, whole, and with what was told of it."""
     wrong = compare(server.files(), senders)
@@ -253,4 +264,4 @@ def check_nothing_is_lost(
     cuts = sum(sender.cuts.total() for sender in senders)
     most = max(max(sender.tries) for sender in senders)
     print(f"{acknowledged} acknowledged, {cuts} cut, {kills} kills, at most {most} tries")
-    assert acknowledged > least[0] and cuts > least[1] and kills > least[2]
+    assert is_more(senders, kills, least)

@@ -67,6 +67,6 @@ class Receiver(Storing):
 class SharedReceiver(Receiver):
     """A receiver whose storage is elsewhere; `look` returns every file there."""
 
-    def __init__(self, folder: Path, look: Callable[[], dict[str, bytes]], *options, **settings):
+    def __init__(self, folder: Path, look: Callable[..., dict[str, bytes]], *options, **settings):
         super().__init__(folder, *options, **settings)
         self.files = look

@@ -9,8 +9,9 @@ T = TypeVar("T")
 
 def wait_for(condition: Callable[[], T], seconds: float = 20.0, why: str = "") -> T:
     """Return the condition's first true result; fail if there is none in time."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.005
     while not (result := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s in vain: {why or condition}"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.1)  # what takes long is not asked for all the time
     return result

@@ -75,7 +75,7 @@ def check(server: Storing, capture: str, folder: str = "") -> None:
     path = f"{folder}/{path}" if folder else path
     answer = server.raw(moved(request(capture)))
     assert answer.status == 201, answer.text
-    files = server.files()
+    files = server.files(folder)
     assert files[path] == body
     assert json.loads(files.get(f"{path}.json", "{}")) == expected_metadata(capture)
     get = WIRE / f"{capture}.2.raw"
