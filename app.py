@@ -6,6 +6,7 @@
 import sys
 
 import click
+from flask.cli import ScriptInfo
 
 from receiver import create_app
 from receiver.errors import SettingError
@@ -18,7 +19,8 @@ if __name__ == "__main__":
 
 # `flask --app app COMMAND` loads this file within the command, of which only `run` serves.
 command = click.get_current_context(silent=True)
+is_flasks = command is not None and command.find_object(ScriptInfo) is not None
 try:
-    application = app = create_app(serving=command is None or command.info_name == "run")
+    application = app = create_app(serving=not is_flasks or command.info_name == "run")
 except SettingError as error:
     raise SystemExit(f"receiver: {error}") from None

@@ -6,12 +6,6 @@ from functools import partial
 
 from flask import Flask
 
-from . import access, answers, commands, config, monitoring, reading, senders
-from .core.upload import at_every_path, uploads
-from .memory import keep_freed_blocks
-from .parts import Parts
-from .storage import open_configured
-
 __all__ = ["create_app"]
 
 
@@ -23,6 +17,13 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
     storage only when that is used. What is not configured is not even imported. Raises
     `SettingError` where a setting is unknown or cannot be used.
     """
+    # Here, so that the core can be imported alone.
+    from . import access, answers, config, monitoring, reading, senders
+    from .core.upload import at_every_path, uploads
+    from .memory import keep_freed_blocks
+    from .parts import Parts
+    from .storage import open_configured
+
     app = Flask(__name__, static_folder=None)
     app.config.update(config.load(overrides))
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -32,9 +33,9 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
     parts = Parts(partial(open_configured, app.config), senders.open_body, access.init_app(app))
     app.extensions["receiver"] = parts
     if serving:
-        open_now(parts)
+        _ = parts.storage  # it is opened now, and one that cannot be used stops the start
+        keep_freed_blocks()
 
-    answers.init_app(app)
     senders.init_app(app, parts, serving=serving)
     at_every_path(app, uploads)
     reading.init_app(app)
@@ -48,15 +49,13 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
         from . import jobs, retention
 
         jobs.init_app(app, parts, retention.hourly(app, parts))
-    commands.init_app(app)
-    if serving and parts.access.is_open:
+    answers.init_app(app)
+    if not serving:
+        from . import commands
+
+        commands.init_app(app)
+    elif parts.access.is_open:
         app.logger.warning(
             "anybody who reaches this server may write: set KZR_WRITERS or KZR_ALLOW_FROM"
         )
     return app
-
-
-def open_now(parts: Parts) -> None:
-    """Open the storage before the first request: one that cannot be used stops the start."""
-    _ = parts.storage
-    keep_freed_blocks()

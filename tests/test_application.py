@@ -71,6 +71,13 @@ def test_a_command_opens_only_what_it_uses(tmp_path):
     assert not storage.exists()
 
 
+def test_a_server_whose_command_line_is_clicks_serves(tmp_path):
+    code = "import click; click.command()(lambda: __import__('app'))()"
+    shown = run("-c", code, storage=tmp_path / "recordings")
+    assert "anybody who reaches this server may write" in shown.stderr
+    assert (tmp_path / "recordings").exists()
+
+
 def test_an_application_that_does_not_serve_opens_no_storage(tmp_path):
     app = create_app({"STORAGE": str(tmp_path / "absent")}, serving=False)
     assert not (tmp_path / "absent").exists()

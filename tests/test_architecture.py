@@ -1,16 +1,14 @@
 """Who imports whom: downwards only, and no optional part another, as receiver/README.md has it."""
 
 import ast
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.paths import PROJECT
+from support.python import run_with_only
 
 RECEIVER = PROJECT / "receiver"
 # From the ground up: a place imports from its own level and those above it in this list. Within a
@@ -154,14 +152,7 @@ def test_receiver_is_whole_without_a_part_that_is_not_configured(tmp_path: Path,
         "from receiver import create_app; app = create_app(); "
         "print(app.test_client().put('/kzr/call_recording_x.mp3', data=b'audio').status)"
     )
-    shown = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert shown.stdout == "201 CREATED\n", shown.stderr
+    assert run_with_only(tmp_path, code) == "201 CREATED\n"
 
 
 @pytest.mark.parametrize("folder", [place for place in sorted(OPTIONAL) if place != "check"])

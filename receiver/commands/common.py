@@ -29,7 +29,7 @@ threads = click.option(
     default=THREADS,
     show_default=True,
     callback=at_least_one,
-    help="Recordings to read at a time.",
+    help="Recordings at a time.",
 )
 
 

@@ -34,7 +34,7 @@ def store(name: RecordingName) -> Response:
     with body.as_file(running.storage.incoming, config["CHUNK_SIZE"]) as file:
         only_new = request.headers.get("If-None-Match", "").strip() == "*"
         stored = running.storage.publish(file, name, body.metadata, only_new=only_new)
-    exchange().stored = stored
+        exchange().stored = stored
     if running.jobs:
         running.jobs.add(stored)
 

@@ -6,11 +6,12 @@ from flask import Flask
 
 from ..parts import Parts
 from ..storage import beside
-from .kinds import kinds
-from .work import Jobs
 
 
 def init_app(app: Flask, parts: Parts, hourly: Sequence[Callable[[], object]]) -> None:
     """Enqueue what the settings ask for; the worker calls each of `hourly` once an hour, too."""
+    from .kinds import kinds
+    from .work import Jobs
+
     url = app.config["QUEUE"] or beside(app.config["STORAGE"], "queue.sqlite")
     parts.jobs = Jobs(url, parts, kinds(app.config, parts), hourly)

@@ -13,11 +13,12 @@ def keep_checksum(parts: Parts, event: Event) -> str:
     path, recording = open_recording(parts.storage, event)
     with closing(recording):
         digest = recording.sha256()
+    kept = sidecars.read(parts.storage, path, "json")
     try:
-        told = sidecars.told(parts.storage, path)
-    except ValueError:
-        kept = sidecar(path, "json")
-        raise JobFailed(f"{kept} is no JSON object: it was left as it is") from None
+        told = {} if kept is None else sidecars.from_json(kept)
+    except ValueError as error:
+        about = sidecar(path, "json")
+        raise JobFailed(f"{about} cannot be read ({error}): it was left as it is") from None
     if told.get("sha256") != digest:
         data = sidecars.to_json(told | {"sha256": digest})
         parts.storage.attach(path, "json", data, event.etag)

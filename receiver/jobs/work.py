@@ -56,17 +56,14 @@ class Jobs:
         self.queue = open_queue(url)
         self._parts = parts
         self._kinds = kinds
-        options = {
-            "retries": RETRIES,
-            "retry_delay": FIRST_PAUSE,
-            "retry_backoff": PAUSE_FACTOR,
-            "__module__": "receiver.jobs",  # by which huey finds what waits in a queue
-        }
+        module = {"__module__": "receiver.jobs"}  # by which huey finds what waits in a queue
+        pauses = {"retry_delay": FIRST_PAUSE, "retry_backoff": PAUSE_FACTOR}
+        options: dict[str, Any] = {"retries": RETRIES, **pauses, **module}
         self._fan_out = self.queue.task(name="stored", context=True, **options)(self._enqueue_each)
         self._run = self.queue.task(name="job", context=True, **options)(self._do)
 
         self._hourly = hourly
-        self.queue.periodic_task(crontab(minute="17"), name="hourly")(self._tidy)
+        self.queue.periodic_task(crontab(minute="17"), name="hourly", **module)(self._tidy)
 
     def _tidy(self) -> None:
         self.forget_old()

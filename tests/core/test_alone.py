@@ -1,6 +1,7 @@
 """The core by itself, as receiver/core/README.md prints it: the example's client loses nothing."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ import pytest
 from support.clients import Client
 from support.paths import PROJECT
 from support.ports import free_port
+from support.python import environ_with_only
 from support.waiting import wait_for
 
-README = PROJECT / "receiver" / "core" / "README.md"
+RECEIVER = PROJECT / "receiver"
+README = RECEIVER / "core" / "README.md"
 TARGET = "/kzr/call_recording_abc123%4010.0.0.1.mp3"
 AUDIO = b"audio" * 5000
 
@@ -24,13 +27,20 @@ class Alone(Client):
     def __init__(self, folder: Path) -> None:
         printed = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
         (folder / "alone.py").write_text(printed[1])
+        shutil.copytree(RECEIVER / "core", folder / "receiver" / "core")
+        for name in ("__init__", "errors", "formats", "parts"):
+            shutil.copy(RECEIVER / f"{name}.py", folder / "receiver")
         self.stored = folder / "recordings"
         self.stored.mkdir()
         self.port = free_port()
-        command = [sys.executable, "-m", "flask", "--app", "alone", "run", f"--port={self.port}"]
+        flask = [sys.executable, "-S", "-m", "flask", "--app", "alone", "run"]
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=folder, env={"PYTHONPATH": str(PROJECT)}, stdout=log, stderr=log
+                [*flask, f"--port={self.port}"],
+                cwd=folder,
+                env=environ_with_only(folder),
+                stdout=log,
+                stderr=log,
             )
         wait_for(lambda: "Running on" in (folder / "log").read_text())
 
@@ -83,7 +93,7 @@ def test_url_without_a_name_says_what_to_send(alone):
 def test_core_is_short_enough_to_print():
     lines = [
         line
-        for path in sorted((PROJECT / "receiver" / "core").glob("*.py"))
+        for path in sorted((RECEIVER / "core").glob("*.py"))
         for line in path.read_text().splitlines()
         if line.strip()
     ]

@@ -13,7 +13,8 @@ from receiver.jobs.event import Event, JobFailed
 from receiver.jobs.kinds import _unless_gone, kinds
 from receiver.storage import sidecars
 from receiver.storage.paths import numbered
-from support.hooks import DIGEST, PATH, SECRET, TOLD, read, store, work
+from support.hooks import DIGEST, PATH, SECRET, TOLD, store, work
+from support.hooks import read as read_file
 from support.storages import parts_of
 
 
@@ -76,14 +77,14 @@ class TestKinds:
         self, storage, monkeypatch, kind, settings
     ):
         event = store(storage)
-        told = sidecars.told
+        read = sidecars.read
 
-        def supersede_first(storage, path):
-            monkeypatch.setattr(sidecars, "told", told)
+        def supersede_first(storage, path, kind):
+            monkeypatch.setattr(sidecars, "read", read)
             store(storage, b"another", metadata=b'{"from": "another"}')
-            return told(storage, path)
+            return read(storage, path, kind)
 
-        monkeypatch.setattr(sidecars, "told", supersede_first)
+        monkeypatch.setattr(sidecars, "read", supersede_first)
         with pytest.raises(NotStored):
             work(kind, storage, **settings)(event)
         assert sidecars.told(storage, PATH) == {"from": "another"}
@@ -94,7 +95,7 @@ class TestChecksum:
         event = store(storage, metadata=b'{\n "from": "1001"\n}\n')
         assert work("checksum", storage, CHECKSUMS="yes")(event) == DIGEST
         expected = f'{{\n "from": "1001",\n "sha256": "{DIGEST}"\n}}\n'
-        assert read(storage, sidecar(PATH, "json")) == expected.encode()
+        assert read_file(storage, sidecar(PATH, "json")) == expected.encode()
 
     def test_it_is_there_without_other_metadata(self, storage):
         event = store(storage, metadata=b"")
@@ -106,12 +107,12 @@ class TestChecksum:
         work("checksum", storage, CHECKSUMS="yes")(event)
         assert sidecars.told(storage, PATH) == {"sha256": DIGEST}
 
-    @pytest.mark.parametrize("text", [b"[1]", b"{", b"no JSON"])
+    @pytest.mark.parametrize("text", [b"[1]", b"{", b"no JSON", b"\n"])
     def test_metadata_that_cannot_be_read_is_not_overwritten(self, storage, text):
         event = store(storage, metadata=text)
         with pytest.raises(JobFailed, match="left as it is"):
             work("checksum", storage, CHECKSUMS="yes")(event)
-        assert read(storage, sidecar(PATH, "json")) == text
+        assert read_file(storage, sidecar(PATH, "json")) == text
 
     def test_a_superseded_recording_gets_its_own(self, storage):
         event = store(storage)

@@ -104,7 +104,7 @@ class TestWork:
     def test_tasks_keep_the_names_by_which_queues_of_earlier_releases_know_them(self, open_jobs):
         jobs = open_jobs(one=Log())
         known = jobs.queue._registry._registry
-        assert {"receiver.jobs.stored", "receiver.jobs.job"} <= {*known}
+        assert {"receiver.jobs.stored", "receiver.jobs.job", "receiver.jobs.hourly"} <= {*known}
 
     @pytest.mark.parametrize("work_begins", ["between the retries", "after them"])
     def test_retry_of_the_sender_is_not_worked_on_again(self, open_jobs, storage, log, work_begins):
