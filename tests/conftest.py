@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.fronts import SHARED, world_readable_folder
+from support.folders import SHARED, world_readable_folder
 from support.ports import free_port
 from support.receivers import Receiver
 

@@ -2,7 +2,7 @@
 # Sets up everything that the tests need, then checks and tests the project.
 #
 #   sh tests/run.sh            all of it
-#   sh tests/run.sh -k naming  only ruff, mypy and these tests: arguments go to pytest
+#   sh tests/run.sh -k naming  ruff, mypy and only these tests, in turn: arguments go to pytest
 #   sh tests/run.sh --proof    tries to break the promise, for 15 minutes: see --proof --help
 #
 # The environment is .venv beside the README, or the one that VENV names. Debian packages that are
@@ -72,4 +72,5 @@ if [ "${1:-}" = --proof ]; then
     shift
     exec "$venv/bin/python" tests/proof "$@"
 fi
+[ $# -gt 0 ] || set -- -n "$(($(nproc) * 2))" # side by side: many wait for something
 exec "$venv/bin/python" -m pytest "$@"

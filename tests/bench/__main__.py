@@ -29,7 +29,8 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.clients import Storing
-from support.fronts import ApacheProxy, ModWsgi, Nginx, installed, world_readable_folder
+from support.folders import world_readable_folder
+from support.fronts import ApacheProxy, ModWsgi, Nginx, installed
 from support.needs import need
 from support.php import ModPhp, NginxDav, NginxPhpFpm, newest
 from support.receivers import Receiver

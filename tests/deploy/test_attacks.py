@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from support.clients import Answer, Storing
-from support.fronts import FRONTS, world_readable_folder
+from support.folders import world_readable_folder
+from support.fronts import FRONTS
 from support.needs import need_root
 from support.receivers import Receiver
 from support.waiting import wait_for

@@ -26,6 +26,12 @@ LONGEST = (
     "storage/test_moto.py",
     "storage/test_rclone.py",
     "page/test_browse_page.py",
+    "senders/test_forms.py",
+    "check/test_check.py",
+    "storage/test_backends.py directory",
+    "core/test_memory.py",
+    "retention/test_holds.py postgresql",
+    "retention/test_holds.py mariadb",
 )
 
 

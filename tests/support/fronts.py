@@ -5,13 +5,13 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 from socket import socket
 
 from support.clients import Storing
+from support.folders import SHARED, world_readable_folder
 from support.needs import need
 from support.paths import PROJECT
 from support.ports import free_port
@@ -21,14 +21,6 @@ from support.waiting import wait_for
 NGINX_CONF = (PROJECT / "deploy" / "nginx.conf").read_text()
 APACHE_CONF = (PROJECT / "deploy" / "apache.conf").read_text()
 MODULES = Path("/usr/lib/apache2/modules")
-SHARED = "TESTS_SHARED"  # a variable: the folder that pytest-xdist's workers share
-
-
-def world_readable_folder() -> Path:
-    """A folder that the servers' own users can enter, unlike pytest's."""
-    folder = Path(tempfile.mkdtemp(prefix="receiver-"))
-    folder.chmod(0o755)
-    return folder
 
 
 class Front(Storing):

@@ -6,7 +6,8 @@ from contextlib import suppress
 from glob import glob
 from pathlib import Path
 
-from support.fronts import ApacheProxy, Front, ModWsgi, Nginx, world_readable_folder
+from support.folders import world_readable_folder
+from support.fronts import ApacheProxy, Front, ModWsgi, Nginx
 from support.receivers import Receiver
 from support.waiting import wait_for
 

@@ -1,17 +1,28 @@
 """The receiver as a process, as it is started in production."""
 
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from support.clients import Storing
 from support.paths import PROJECT
 from support.ports import free_port
 from support.waiting import wait_for
+
+
+def is_ready(worker: int) -> bool:
+    """Whether gunicorn's worker has handlers of its own: before, a SIGTERM to it is lost."""
+    with suppress(FileNotFoundError):  # it has ended
+        status = Path(f"/proc/{worker}/status").read_text()
+        caught = int(re.search(r"^SigCgt:\s+(\w+)", status, re.M)[1], 16)
+        return bool(caught >> signal.SIGABRT - 1 & 1)  # the last that it sets; no master has one
+    return False
 
 
 class Receiver(Storing):
@@ -35,11 +46,13 @@ class Receiver(Storing):
                 stdout=log,
                 stderr=log,
             )
-        wait_for(self._is_up, why="the receiver to start")
+        given = [option for option in options if option.startswith("--workers=")]
+        self._count = int(given[-1].partition("=")[2]) if given else 1
+        wait_for(self._is_up, 60, why="the receiver to start")
 
     def _is_up(self) -> bool:
         assert self.process.poll() is None, self.log
-        if "Booting worker" not in self.log:
+        if self.log.count("Booting worker") < self._count or not all(map(is_ready, self.workers)):
             return False
         with closing(socket.socket()) as sock:
             return sock.connect_ex(("127.0.0.1", self.port)) == 0
@@ -61,7 +74,7 @@ class Receiver(Storing):
     def stop(self) -> int:
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 class SharedReceiver(Receiver):
