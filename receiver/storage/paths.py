@@ -8,12 +8,13 @@ from ..errors import InvalidName
 from ..formats import FORMATS, SIDECARS
 
 NEW = "new"  # in place of a number: a recording that is about to take its name
-GONE = "gone"  # likewise: one that is being deleted
+KEEP = "keep"  # likewise: one that is about to get a number, because another takes its name
+GONE = "gone"  # and one that is being deleted
 
 _EXTENSION = "|".join(FORMATS)
 _SIDECAR = re.compile(rf"(?P<recording>.+?)(?P<bare>~?)\.({'|'.join(SIDECARS)})", re.DOTALL)
 _NUMBER = re.compile(rf"~[0-9]{{1,9}}(?=(?:\.(?:{_EXTENSION}))?$)")
-_STEP = re.compile(rf"(.+)~(?:{NEW}|{GONE})((?:\.(?:{_EXTENSION}))?)", re.DOTALL)
+_STEP = re.compile(rf"(.+)~(?:{NEW}|{KEEP}|{GONE})((?:\.(?:{_EXTENSION}))?)", re.DOTALL)
 _HIDDEN_STEP = re.compile(rf"\.(.+?)~?\.(?:{'|'.join(SIDECARS)})\.new", re.DOTALL)
 
 

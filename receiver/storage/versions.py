@@ -16,7 +16,7 @@ from typing import BinaryIO
 from ..core.naming import sidecar
 from ..core.publish import FILE_MODE, REFUSE_LINKS, exists, is_in, link_file, open_recording
 from ..formats import SIDECARS
-from .paths import GONE, NEW, numbered
+from .paths import GONE, KEEP, NEW, number_of, numbered
 
 SAMPLE = 128 * 1024  # bytes, at either end of a recording
 NOTED_FROM = 8  # older recordings on
@@ -38,16 +38,20 @@ class Versions:
 
     def settle(self) -> None:
         """Finish what a crash left of a deletion; finish or undo what it left of superseding."""
-        gone, new = numbered(self._filename, GONE), numbered(self._filename, NEW)
+        gone, keep = numbered(self._filename, GONE), numbered(self._filename, KEEP)
+        new = numbered(self._filename, NEW)
         if exists(gone, self._folder):
             if not exists(self._filename, self._folder):
                 self._remove_beside(self._filename)
             self._remove(gone)
-        about = sidecar(new, "json")
+        if exists(keep, self._folder):  # the recording itself still has its name
+            self._remove_beside(self._next())
+            self._remove_beside(keep)
+            self._remove(keep)
         if exists(new, self._folder) and self._kept_as():
             self._finish(new)
         # What is still there was never acknowledged, and what it was to replace is gone.
-        for step in (new, about):
+        for step in (new, sidecar(new, "json")):
             if exists(step, self._folder):
                 self._remove(step)
 
@@ -58,12 +62,12 @@ class Versions:
     def supersede(self, file: BinaryIO, beside: BinaryIO | None) -> str:
         """Give the name to `file`; return the numbered name of the recording that had it."""
         kept_as = self._kept_as() or self._keep()
-        for kind in SIDECARS:
-            if kind != "json" or beside is None:
-                self._remove(sidecar(self._filename, kind))
         new = numbered(self._filename, NEW)
         if beside:
             link_file(beside, sidecar(new, "json"), self._folder)
+        else:  # an empty file stands for no metadata, so that those of the older one go
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | REFUSE_LINKS
+            os.close(os.open(sidecar(new, "json"), flags, FILE_MODE, dir_fd=self._folder))
         link_file(file, new, self._folder)
         os.fsync(self._folder)
         self._finish(new)
@@ -90,27 +94,40 @@ class Versions:
         return [n for n in reversed(there) if exists(numbered(self._filename, n), self._folder)]
 
     def _finish(self, new: str) -> None:
+        """Take the last steps of superseding, of which some may have been taken."""
+        about = sidecar(self._filename, "json")
+        for kind in SIDECARS:
+            if kind != "json":
+                self._remove(sidecar(self._filename, kind))
         with suppress(FileNotFoundError):
-            self._replace(sidecar(new, "json"), sidecar(self._filename, "json"))
+            self._replace(sidecar(new, "json"), about)
+        with suppress(FileNotFoundError):
+            if not os.stat(about, dir_fd=self._folder, follow_symlinks=False).st_size:
+                self._remove(about)
         self._replace(new, self._filename)
 
     def _keep(self) -> str:
         """Give the newest recording a number, too, and what lies beside it."""
-        older = self._older()
-        number = _last(older) + 1
-        while exists(numbered(self._filename, number), self._folder):
-            number += 1
-        kept_as = numbered(self._filename, number)
+        keep, kept_as = numbered(self._filename, KEEP), self._next()
+        self._copy(self._filename, keep)
+        self._remove_beside(kept_as)
         for kind in SIDECARS:
-            self._remove(sidecar(kept_as, kind))
             with suppress(FileNotFoundError):
                 self._copy(sidecar(self._filename, kind), sidecar(kept_as, kind))
-        self._copy(self._filename, kept_as)
+        older = self._older()
+        self._replace(keep, kept_as)
         with open_recording(kept_as, self._folder) as kept:
-            older += b"%d %s\n" % (number, _sample(kept))
+            older += b"%d %s\n" % (number_of(kept_as), _sample(kept))
         if older.count(b"\n") >= NOTED_FROM:
             self._note(older)
         return kept_as
+
+    def _next(self) -> str:
+        """The first numbered name that is free after the last that is not."""
+        number = _last(self._older()) + 1
+        while exists(numbered(self._filename, number), self._folder):
+            number += 1
+        return numbered(self._filename, number)
 
     def _kept_as(self) -> str | None:
         """The numbered name that the newest recording was given already, by what then broke off."""

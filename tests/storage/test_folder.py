@@ -99,7 +99,7 @@ class TestSteps:
     ):
         publish(storage, b"A", NAME)
         with monkeypatch.context() as patched:
-            crash_before(patched, "unlink", lambda name: name == "x.mp3.txt")
+            crash_before(patched, "link", lambda file, name: name == numbered("x.mp3", NEW))
             with pytest.raises(KeyboardInterrupt):
                 publish(storage, b"B", NAME, metadata=b"{}")
         publish(storage, b"C", NAME, metadata=b"{}")
