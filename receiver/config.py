@@ -144,6 +144,7 @@ SETTINGS = (
         "where recordings are stored: a folder, or the URL of a bucket or a database",
     ),
     Setting("STORAGE_WAIT", "0", count, "seconds to wait at the start for a storage that is down"),
+    Setting("STORAGE_NEW", "yes", yes_or_no, "make a storage where there is none: `yes` or `no`"),
     Setting("URL_PREFIX", "/kzr", url_prefix, "path that stands for the storage's root"),
     Secret("WRITERS", "", credentials, "who may write: `user:secret`, several by spaces"),
     Secret("WRITE_TOKENS", "", words, "tokens that may write, as `?token=`, several by spaces"),

@@ -3,6 +3,7 @@
 Parts find each other here, and import no more of each other than that.
 """
 
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -94,6 +95,11 @@ class Name(Protocol):
     def filename(self) -> str: ...
 
 
+def warn(line: str) -> None:
+    """Log what a scan passes over."""
+    logging.getLogger("receiver.storage").warning("%s", line)
+
+
 class Storage(Protocol):
     """A place for recordings. Any number of threads and processes may use it at once.
 
@@ -109,12 +115,14 @@ class Storage(Protocol):
     spool: Path
 
     @abstractmethod
-    def check_space(self, size: int) -> None:
-        """Raise `StorageFull` if a recording of `size` bytes would not fit now."""
+    def check_space(self, size: int, folder: str = "") -> None:
+        """Raise `StorageFull` if a recording of `size` bytes would not fit into `folder` now."""
 
     @abstractmethod
-    def incoming(self) -> AbstractContextManager[BinaryIO]:
-        """Open an empty local file for a recording on its way in; it vanishes with its context.
+    def incoming(self, folder: str = "") -> AbstractContextManager[BinaryIO]:
+        """Open an empty local file for a recording on its way into `folder`.
+
+        It vanishes with its context, unless it is published.
 
         Failures to write to it raise as those of the storage do.
         """
@@ -151,10 +159,12 @@ class Storage(Protocol):
         """Open what is stored at `path`, or raise `NotStored`; the caller closes it."""
 
     @abstractmethod
-    def scan(self, prefix: str = "") -> Iterator[Listed]:
+    def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
         """List the recordings whose paths begin with `prefix`, superseded ones too.
 
-        What is published or deleted meanwhile may be listed or not.
+        What is published or deleted meanwhile may be listed or not. What cannot be read, and what
+        is no recording but in the place of one or of a folder, is passed over: `odd` is called
+        with a line that tells of it.
         """
 
     @abstractmethod

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ..errors import NameExists, NameTaken, StorageFailed, StorageFull
+from ..formats import SIDECARS
 from ..parts import Name, Outcome, Stored
 from .naming import sidecar
 
@@ -33,34 +34,39 @@ class Spool:
         self.spool = spool
         self._min_free = min_free
 
-    def check_space(self, size: int) -> None:
+    def place_of(self, folder: str) -> Path:
+        """Where recordings for a folder arrive, in the file system that they are to stay in."""
+        return self.spool
+
+    def check_space(self, size: int, folder: str = "") -> None:
         """Raise `StorageFull` if a recording of `size` bytes would not fit now."""
         with storage_errors():
-            disk = os.statvfs(self.spool)
-        if disk.f_bavail * disk.f_frsize < size + self._min_free:
+            disk = os.statvfs(self.place_of(folder))
+        # Some file systems do not tell their size, which is no reason to refuse anything.
+        if disk.f_blocks and disk.f_bavail * disk.f_frsize < size + self._min_free:
             raise StorageFull("the disk is full: free some space or lower KZR_MIN_FREE")
         if disk.f_files and not disk.f_favail:
             raise StorageFull("the disk has no inodes left: remove some files")
 
     @contextmanager
-    def incoming(self) -> Iterator[BinaryIO]:
+    def incoming(self, folder: str = "") -> Iterator[BinaryIO]:
         """Open an empty file, which vanishes with its context unless it is published.
 
         It has no name, so that a crash leaves nothing behind.
         """
-        with storage_errors(), self._open_unnamed() as file:
+        with storage_errors(), self._open_unnamed(self.place_of(folder)) as file:
             yield file
 
-    def _open_unnamed(self) -> BinaryIO:
+    def _open_unnamed(self, place: Path) -> BinaryIO:
         flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
         try:
-            return open(os.open(self.spool, flags, FILE_MODE), "w+b", BUFFER)
+            return open(os.open(place, flags, FILE_MODE), "w+b", BUFFER)
         except OSError as error:
             if error.errno not in NO_TMPFILE:
                 raise
-        folder = self.spool / INCOMING
-        folder.mkdir(FOLDER_MODE, exist_ok=True)
-        return cast(BinaryIO, tempfile.NamedTemporaryFile("w+b", BUFFER, dir=folder))
+        unfinished = place / INCOMING
+        unfinished.mkdir(FOLDER_MODE, exist_ok=True)
+        return cast(BinaryIO, tempfile.NamedTemporaryFile("w+b", BUFFER, dir=unfinished))
 
 
 class Folder(Spool):
@@ -78,10 +84,11 @@ class Folder(Spool):
 
         `metadata` is the text of `NAME.json`, which is durable before the recording has its name.
         """
-        with storage_errors(), self.synced(metadata) as beside:
+        with storage_errors(), self.synced(metadata, name.folder) as beside:
             sync(file)
             with self.folder(name.folder) as folder:
                 with locked(folder):
+                    self.settle(name.filename, folder)
                     if not exists(name.filename, folder):
                         stored = self._create(file, beside, name, folder)
                     elif only_new:
@@ -92,13 +99,16 @@ class Folder(Spool):
                 return stored
 
     def _create(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
-        about = sidecar(name.filename, "json")
-        with suppress(FileNotFoundError):  # of an upload that broke off here
-            os.unlink(about, dir_fd=folder)
+        for kind in SIDECARS:  # of an upload that broke off here, or a copy
+            with suppress(FileNotFoundError):
+                os.unlink(sidecar(name.filename, kind), dir_fd=folder)
         if beside:
-            link_file(beside, about, folder)
+            link_file(beside, sidecar(name.filename, "json"), folder)
         link_file(file, name.filename, folder)
         return Stored(Outcome.CREATED, str(name), etag=etag_of(os.fstat(file.fileno())))
+
+    def settle(self, filename: str, folder: int) -> None:
+        """Finish or undo what a crash left of a name; publishing by the core leaves nothing."""
 
     def taken(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
         """Answer for a name that a recording has: the same bytes are a retry, others are refused.
@@ -110,12 +120,12 @@ class Folder(Spool):
         raise NameTaken(f"another recording is stored as {name}: it was kept")
 
     @contextmanager
-    def synced(self, data: bytes) -> Iterator[BinaryIO | None]:
+    def synced(self, data: bytes, folder: str) -> Iterator[BinaryIO | None]:
         """Open a file without a name whose data is on disk; None where there is no data."""
         if not data:
             yield None
             return
-        with self.incoming() as file:
+        with self.incoming(folder) as file:
             file.write(data)
             file.flush()
             if os.fstat(file.fileno()).st_size != len(data):
@@ -123,10 +133,13 @@ class Folder(Spool):
             sync(file)
             yield file
 
+    def open_root(self) -> int:
+        return os.open(self.root, os.O_DIRECTORY | os.O_CLOEXEC)
+
     @contextmanager
     def folder(self, path: str, *, create: bool = True) -> Iterator[int]:
         """Open a folder below the root; where it is missing, it is created durably."""
-        parent = os.open(self.root, os.O_DIRECTORY | os.O_CLOEXEC)
+        parent = self.open_root()
         done = ""
         try:
             for part in filter(None, path.split("/")):

@@ -1,5 +1,7 @@
 """The receiver: a PUT, or a POST, becomes a stored recording."""
 
+from functools import partial
+
 from flask import Blueprint, Flask, Response, current_app, request, url_for
 from flask.blueprints import BlueprintSetupState
 
@@ -30,8 +32,9 @@ def store(name: RecordingName) -> Response:
 
     running.access.check_writer(request)
     body.require(config["MAX_BYTES"])
-    running.storage.check_space(body.length or 0)
-    with body.as_file(running.storage.incoming, config["CHUNK_SIZE"]) as file:
+    running.storage.check_space(body.length or 0, name.folder)
+    incoming = partial(running.storage.incoming, name.folder)
+    with body.as_file(incoming, config["CHUNK_SIZE"]) as file:
         only_new = request.headers.get("If-None-Match", "").strip() == "*"
         stored = running.storage.publish(file, name, body.metadata, only_new=only_new)
         exchange().stored = stored

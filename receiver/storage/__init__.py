@@ -29,13 +29,15 @@ def open_storage(
     min_free: int = 0,
     supersede: bool = True,
     wait: int = 0,
+    may_be_new: bool = True,
     read_only: bool = False,
 ) -> Storage:
     """Open a storage: the path of a directory, or a URL with one of the schemes above.
 
     `min_free` is the number of bytes to leave free where recordings arrive. With `supersede` a new
     recording takes the name of an older, different one; without, it is refused. `wait` is the
-    number of seconds in which a storage that cannot be reached is tried again. With `read_only`
+    number of seconds in which a storage that cannot be reached is tried again. Without
+    `may_be_new`, a folder that is missing or empty is not made a storage. With `read_only`
     nothing is created or tried. Raises `SettingError` where it cannot be used.
     """
     scheme, separator, _ = url.partition("://")
@@ -43,7 +45,8 @@ def open_storage(
     deadline = time.monotonic() + wait
     while True:
         try:
-            storage = open_one(url, min_free=min_free, supersede=supersede)
+            options = {} if separator else {"may_be_new": may_be_new}
+            storage = open_one(url, min_free=min_free, supersede=supersede, **options)
             if not read_only:
                 storage.prepare()
             return storage
@@ -63,6 +66,7 @@ def open_configured(config: Mapping[str, Any]) -> Storage:
         min_free=config["MIN_FREE"],
         supersede=config["ON_CONFLICT"] == "keep-both",
         wait=config["STORAGE_WAIT"],
+        may_be_new=config["STORAGE_NEW"],
     )
 
 

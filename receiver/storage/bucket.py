@@ -6,7 +6,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -26,7 +26,7 @@ from ..errors import (
     StorageUnavailable,
 )
 from ..formats import SIDECARS, format_of
-from ..parts import Listed, Name, Outcome, Recording, Stored
+from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from .base import BackEnd, held, spool_folder
 from .objects import READ_SIZE, Bucket, Changed, Found, ObjectReader, is_in_use
 from .paths import extension_of, is_recording, numbered, original
@@ -240,7 +240,7 @@ class BucketStorage(BackEnd):
             link=lambda: self._bucket.link(key),
         )
 
-    def scan(self, prefix: str = "") -> Iterator[Listed]:
+    def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
         folder = prefix.rpartition("/")[0]
         for each in self._bucket.scan(folder and _key(folder)):
             path, parts = each["path"], each["path"].split("/")

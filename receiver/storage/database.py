@@ -4,7 +4,7 @@ import io
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,7 +24,7 @@ from ..errors import (
     StorageFull,
     StorageUnavailable,
 )
-from ..parts import Listed, Name, Outcome, Recording, Stored
+from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from ..sql import Busy, Database, code_of, is_full, is_passing, is_refused, line_of
 from . import rows
 from .base import BackEnd, held, spool_folder
@@ -168,7 +168,7 @@ class DatabaseStorage(BackEnd):
             raise StorageFailed("the recording was deleted meanwhile, or lacks a part")
         return row.start, row.data
 
-    def scan(self, prefix: str = "") -> Iterator[Listed]:
+    def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
         page = select(files).order_by(files.c.id).limit(PAGE)
         if prefix:  # LIKE would compare as each database likes to
             page = page.where(func.substr(files.c.path, 1, len(prefix)) == prefix)

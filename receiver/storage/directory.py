@@ -1,16 +1,21 @@
 """The default storage: a directory of ordinary files, readable without this program."""
 
 import errno
+import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import BinaryIO
 
+from ..core.body import check_written
 from ..core.naming import sidecar
 from ..core.publish import (
     FOLDER_MODE,
     Folder,
     etag_of,
+    exists,
     link_file,
     locked,
     open_recording,
@@ -18,29 +23,53 @@ from ..core.publish import (
     storage_errors,
     sync,
 )
-from ..errors import NameTaken, NotStored, ReceiverError, SettingError
+from ..errors import (
+    NameTaken,
+    NotStored,
+    ReceiverError,
+    SettingError,
+    StorageFailed,
+    StorageUnavailable,
+)
 from ..formats import SIDECARS
-from ..parts import Listed, Name, Outcome, Recording, Stored
+from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from .base import BackEnd, held
-from .paths import is_recording
+from .paths import is_recording, left_by, number_of, original, printable
+from .place import LOST_AND_FOUND, MARKER, id_in, is_storage, mark, unmounted
 from .sidecars import HOLD
 from .versions import Versions
 
+logger = logging.getLogger(__name__)
+
+COPIED_AT_ONCE = 256 * 1024  # bytes
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EEXIST)
 
 
 class DirectoryStorage(Folder, BackEnd):
-    """Recordings as files in and below the directory `root`."""
+    """Recordings as files in and below the directory `root`.
 
-    def __init__(self, root: str, *, min_free: int = 0, supersede: bool = True) -> None:
+    It is only stored into while it is the place that it was at the start: `place.py`. Where it is
+    missing, it is made, but not with `may_be_new` false, nor under a disk that is not mounted: then
+    every upload is refused until it is there.
+    """
+
+    def __init__(
+        self, root: str, *, min_free: int = 0, supersede: bool = True, may_be_new: bool = True
+    ) -> None:
         super().__init__(root, min_free)
         self._supersede = supersede
+        self._may_be_new = may_be_new
+        self._id = ""  # of the storage, once it is prepared
+        self._marker = (0, 0)  # the device and inode that have it
+        self._missing = ""  # why there was no storage at the start
 
     def prepare(self) -> None:
         """Create the root where it is missing, and try whether publishing works."""
         try:
             with storage_errors():
                 self._prepare()
+        except StorageUnavailable as error:
+            logger.warning("%s", error)
         except ReceiverError as error:
             raise SettingError(
                 f"KZR_STORAGE={self.root}: {error}: it must be a folder that this user "
@@ -48,6 +77,10 @@ class DirectoryStorage(Folder, BackEnd):
             ) from error
 
     def _prepare(self) -> None:
+        is_new = not is_storage(self.root)
+        self._missing = self._why_missing() if is_new else ""
+        if self._missing:
+            raise StorageUnavailable(self._missing)
         missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
         for path in reversed(missing):
             path.mkdir(FOLDER_MODE, exist_ok=True)
@@ -62,11 +95,82 @@ class DirectoryStorage(Folder, BackEnd):
                 os.unlink(trial, dir_fd=root)
             os.link(f"/proc/self/fd/{file.fileno()}", trial, dst_dir_fd=root)
             os.unlink(trial, dir_fd=root)
+            self._id = mark(root)
+        if is_new:
+            logger.info("made a new storage in %s", self.root)
         self.sweep()
+
+    def _why_missing(self) -> str:
+        if disk := unmounted(self.root):
+            return f"KZR_STORAGE={self.root}: {disk} is in /etc/fstab, but not mounted: mount it"
+        if not self._may_be_new:
+            return f"KZR_STORAGE={self.root}: there is no storage, and KZR_STORAGE_NEW=no"
+        return ""
+
+    def open_root(self) -> int:
+        """Open the root, or raise `StorageUnavailable` while it is not the place that it was."""
+        if self._missing:
+            self._prepare()  # it may be there by now
+        try:
+            root = super().open_root()
+        except FileNotFoundError:
+            if not self._id:
+                raise
+            raise self._displaced() from None
+        if self._id and not self._is_in(root):
+            os.close(root)
+            raise self._displaced()
+        return root
+
+    def _is_in(self, root: int) -> bool:
+        try:
+            status = os.stat(MARKER, dir_fd=root, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if (status.st_dev, status.st_ino) != self._marker:
+            if id_in(root) != self._id:
+                return False
+            self._marker = (status.st_dev, status.st_ino)
+        return True
+
+    def _displaced(self) -> StorageUnavailable:
+        return StorageUnavailable(
+            f"KZR_STORAGE={self.root}: this is not the storage that was here at the start, or its "
+            f"file {MARKER} is gone: is its disk mounted? otherwise restart the receiver"
+        )
+
+    def check_space(self, size: int, folder: str = "") -> None:
+        with storage_errors():
+            os.close(self.open_root())
+        super().check_space(size, folder)
+
+    def place_of(self, folder: str) -> Path:
+        """The folder, or as much of it as there is: another file system may be mounted there."""
+        place = self.root / folder
+        while place != self.root and not place.is_dir():
+            place = place.parent
+        return place
+
+    def publish(
+        self, file: BinaryIO, name: Name, metadata: bytes = b"", *, only_new: bool = False
+    ) -> Stored:
+        try:
+            return super().publish(file, name, metadata, only_new=only_new)
+        except StorageFailed as error:
+            if getattr(error.__cause__, "errno", 0) != errno.EXDEV:
+                raise
+        # nginx has handed over a file of another file system than the one mounted there.
+        with self.incoming(name.folder) as copy:
+            file.seek(0)
+            shutil.copyfileobj(file, copy, COPIED_AT_ONCE)
+            check_written(copy, file.tell())
+            return super().publish(copy, name, metadata, only_new=only_new)
+
+    def settle(self, filename: str, folder: int) -> None:
+        Versions(filename, folder).settle()
 
     def taken(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
         versions = Versions(name.filename, folder)
-        versions.finish()
         if versions.holds(file):
             return Stored(Outcome.IDENTICAL, str(name))
         if not self._supersede:
@@ -88,25 +192,55 @@ class DirectoryStorage(Folder, BackEnd):
             status = os.fstat(file.fileno())
         return Recording(file, status.st_size, status.st_mtime, etag_of(status), self.root / path)
 
-    def scan(self, prefix: str = "") -> Iterator[Listed]:
-        with storage_errors():
-            yield from self._scan(prefix.rpartition("/")[0], prefix)
+    def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
+        yield from self._scan(prefix.rpartition("/")[0], prefix, odd)
 
-    def _scan(self, folder: str, prefix: str) -> Iterator[Listed]:
+    def _scan(self, folder: str, prefix: str, odd: Callable[[str], object]) -> Iterator[Listed]:
+        place = self.root / folder
         try:
-            entries = sorted(os.scandir(self.root / folder), key=lambda entry: entry.name)
+            with os.scandir(place) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
         except FileNotFoundError:
             return
+        except OSError as error:
+            if not (place.name == LOST_AND_FOUND and os.path.ismount(place.parent)):
+                odd(f"{printable(folder) or place}: passed over: {error.strerror}")
+            return
+        if left := {name for entry in entries if (name := left_by(entry.name))}:
+            entries = self._settled(folder, left, odd) or entries
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if not path.startswith(prefix) or entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield from self._scan(path, prefix)
-            elif entry.is_file(follow_symlinks=False) and is_recording(entry.name):
+                yield from self._scan(path, prefix, odd)
+            elif not is_recording(entry.name):
+                continue
+            elif entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):  # deleted meanwhile
                     status = entry.stat(follow_symlinks=False)
                     yield Listed(path, status.st_size, status.st_mtime)
+            else:
+                kind = "a symbolic link" if entry.is_symlink() else "no ordinary file"
+                odd(f"{printable(path)}: passed over: it is {kind}")
+
+    def _settled(
+        self, folder: str, left: set[str], odd: Callable[[str], object]
+    ) -> list["os.DirEntry[str]"]:
+        """Finish or undo what crashes left in a folder, and list it again."""
+        try:
+            with self.folder(folder, create=False) as parent, locked(parent):
+                for name in left:
+                    self.settle(name, parent)
+                    for kind in SIDECARS:
+                        with suppress(FileNotFoundError):
+                            os.unlink(f".{sidecar(name, kind)}.new", dir_fd=parent)
+                os.fsync(parent)
+            with os.scandir(self.root / folder) as found:
+                return sorted(found, key=lambda entry: entry.name)
+        except OSError as error:  # such as one that this user may only read
+            odd(f"{printable(folder) or self.root}: left as a crash left it: {error.strerror}")
+            return []
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         folder, _, filename = path.rpartition("/")
@@ -116,6 +250,7 @@ class DirectoryStorage(Folder, BackEnd):
             sync(file)
             with self.folder(folder) as parent:
                 with locked(parent):
+                    self.settle(filename, parent)
                     try:
                         link_file(file, filename, parent)
                     except FileExistsError:
@@ -127,7 +262,10 @@ class DirectoryStorage(Folder, BackEnd):
         return outcome
 
     def attach(self, path: str, kind: str, data: bytes, etag: str) -> None:
-        with self._stored(path, etag) as (parent, filename), self.synced(data) as file:
+        with (
+            self._stored(path, etag) as (parent, filename),
+            self.synced(data, path.rpartition("/")[0]) as file,
+        ):
             beside = sidecar(filename, kind)
             step = f".{beside}.new"  # hidden; what a crash left of it goes with the next
             with suppress(FileNotFoundError):
@@ -142,13 +280,10 @@ class DirectoryStorage(Folder, BackEnd):
 
     def delete(self, path: str, etag: str = "") -> None:
         with self._stored(path, etag) as (parent, filename):
-            with suppress(FileNotFoundError):
-                os.stat(sidecar(filename, HOLD), dir_fd=parent, follow_symlinks=False)
+            if exists(sidecar(filename, HOLD), parent):
                 raise held(path)
-            for kind in SIDECARS:
-                with suppress(FileNotFoundError):
-                    os.unlink(sidecar(filename, kind), dir_fd=parent)
-            os.unlink(filename, dir_fd=parent)
+            newest = original(filename)
+            Versions(newest, parent).delete(number_of(filename))
             os.fsync(parent)
 
     @contextmanager
@@ -158,6 +293,8 @@ class DirectoryStorage(Folder, BackEnd):
         with storage_errors():
             try:
                 with self.folder(folder, create=False) as parent, locked(parent):
+                    for name in {original(filename), filename}:
+                        self.settle(name, parent)
                     status = os.stat(filename, dir_fd=parent, follow_symlinks=False)
                     if etag and etag_of(status) != etag:
                         raise NotStored(f"another recording is stored as {path}")

@@ -7,12 +7,15 @@ from ..core.naming import EXTENDED, RecordingName, decode, has_extension
 from ..errors import InvalidName
 from ..formats import FORMATS, SIDECARS
 
-STEP = "new"  # what numbers a recording that is about to take its name
+NEW = "new"  # in place of a number: a recording that is about to take its name
+KEEP = "keep"  # likewise: one that is about to get a number, because another takes its name
+GONE = "gone"  # and one that is being deleted
 
 _EXTENSION = "|".join(FORMATS)
 _SIDECAR = re.compile(rf"(?P<recording>.+?)(?P<bare>~?)\.({'|'.join(SIDECARS)})", re.DOTALL)
 _NUMBER = re.compile(rf"~[0-9]{{1,9}}(?=(?:\.(?:{_EXTENSION}))?$)")
-_STEP = re.compile(rf".+~{STEP}(\.({_EXTENSION}))?", re.DOTALL)
+_STEP = re.compile(rf"(.+)~(?:{NEW}|{KEEP}|{GONE})((?:\.(?:{_EXTENSION}))?)", re.DOTALL)
+_HIDDEN_STEP = re.compile(rf"\.(.+?)~?\.(?:{'|'.join(SIDECARS)})\.new", re.DOTALL)
 
 
 def numbered(path: str, number: int | str) -> str:
@@ -31,9 +34,32 @@ def is_recording(filename: str) -> bool:
     return not (about and (about["bare"] or has_extension(about["recording"])))
 
 
+def left_by(filename: str) -> str | None:
+    """The name of the recording whose unfinished step a stored file is; None if it is none."""
+    if step := _STEP.fullmatch(filename):
+        return step[1] + step[2]
+    step = _HIDDEN_STEP.fullmatch(filename)
+    return step[1] if step else None
+
+
 def original(path: str) -> str:
     """The stored path of the name that a superseded recording had: without its number."""
     return _NUMBER.sub("", path)
+
+
+def number_of(path: str) -> int:
+    """The number of a superseded recording, 0 for the newest."""
+    number = _NUMBER.search(path)
+    return int(number[0][1:]) if number else 0
+
+
+def printable(path: str) -> str:
+    """A stored path as one line of text, whatever bytes other programs made it of."""
+    return (
+        path.encode("utf-8", "surrogateescape")
+        .decode("ascii", "backslashreplace")
+        .translate({code: f"\\x{code:02x}" for code in (*range(32), 127)})
+    )
 
 
 def extension_of(path: str) -> str:

@@ -1,64 +1,191 @@
-"""A name that is taken in a folder: the recording that has it, and its numbered copies."""
+"""The recordings of one name in a folder: the newest has it, older ones have numbers.
+
+What is superseded or deleted goes through steps, so that a crash may come between any two: what it
+left is finished or undone before anything else is done to the name, and never over what has come
+since.
+"""
 
 import os
+import re
+from collections.abc import Iterator
 from contextlib import suppress
+from hashlib import sha256
 from itertools import count
 from typing import BinaryIO
 
 from ..core.naming import sidecar
-from ..core.publish import exists, is_in, link_file
+from ..core.publish import FILE_MODE, REFUSE_LINKS, exists, is_in, link_file, open_recording
 from ..formats import SIDECARS
-from .paths import STEP, numbered
+from .paths import GONE, KEEP, NEW, number_of, numbered
+
+SAMPLE = 128 * 1024  # bytes, at either end of a recording
+NOTED_FROM = 8  # older recordings on
+MOST_MISSING = 64  # numbers in a row that are looked for, where nobody noted which there are
 
 
 class Versions:
-    """A recording's files in a folder that nobody else publishes into meanwhile.
+    """The recordings of a name, in an open folder that nobody else changes meanwhile.
 
-    Every step leaves only whole recordings under names of their own, each beside its metadata, so
-    that a crash may come between any two.
+    Where there are many, the hidden file `.NAME.versions` has a line for each older one: its
+    number, its size and a digest of its ends. It only tells where to look, and none is missed
+    where it is gone, but beyond a large gap in the numbers.
     """
 
     def __init__(self, filename: str, folder: int) -> None:
         self._filename = filename
         self._folder = folder
-        self._step = numbered(filename, STEP)
+        self._notes = f".{filename}.versions"
+
+    def settle(self) -> None:
+        """Finish what a crash left of a deletion; finish or undo what it left of superseding."""
+        gone, keep = numbered(self._filename, GONE), numbered(self._filename, KEEP)
+        new = numbered(self._filename, NEW)
+        if exists(gone, self._folder):
+            if not exists(self._filename, self._folder):
+                self._remove_beside(self._filename)
+            self._remove(gone)
+        if exists(keep, self._folder):  # the recording itself still has its name
+            self._remove_beside(self._next())
+            self._remove_beside(keep)
+            self._remove(keep)
+        if exists(new, self._folder) and self._kept_as():
+            self._finish(new)
+        # What is still there was never acknowledged, and what it was to replace is gone.
+        for step in (new, sidecar(new, "json")):
+            if exists(step, self._folder):
+                self._remove(step)
 
     def holds(self, file: BinaryIO) -> bool:
         """Whether the bytes are stored, durably, under the name or one of its numbered names."""
-        with suppress(FileNotFoundError):
-            for number in count(0):
-                if is_in(file, numbered(self._filename, number), self._folder):
-                    return True
-        return False
+        return is_in(file, self._filename, self._folder) or self._find(file) is not None
 
     def supersede(self, file: BinaryIO, beside: BinaryIO | None) -> str:
         """Give the name to `file`; return the numbered name of the recording that had it."""
-        names = (numbered(self._filename, number) for number in count(1))
-        kept_as = next(name for name in names if not exists(name, self._folder))
-        for kind in SIDECARS:
-            self._remove(sidecar(kept_as, kind))
-            with suppress(FileNotFoundError):
-                self._copy(sidecar(self._filename, kind), sidecar(kept_as, kind))
-        self._copy(self._filename, kept_as)
-        for kind in SIDECARS:
-            if kind != "json" or beside is None:
-                self._remove(sidecar(self._filename, kind))
+        kept_as = self._kept_as() or self._keep()
+        new = numbered(self._filename, NEW)
         if beside:
-            link_file(beside, sidecar(self._step, "json"), self._folder)
-        link_file(file, self._step, self._folder)
+            link_file(beside, sidecar(new, "json"), self._folder)
+        else:  # an empty file stands for no metadata, so that those of the older one go
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | REFUSE_LINKS
+            os.close(os.open(sidecar(new, "json"), flags, FILE_MODE, dir_fd=self._folder))
+        link_file(file, new, self._folder)
         os.fsync(self._folder)
-        self.finish()
+        self._finish(new)
         return kept_as
 
-    def finish(self) -> None:
-        """Take the last steps of superseding, also where a crash prevented that before."""
-        about = sidecar(self._step, "json")
-        if not exists(self._step, self._folder):
-            self._remove(about)
-            return
+    def delete(self, number: int) -> None:
+        """Remove one of the recordings, 0 being the newest, with what lies beside it."""
+        has_notes = exists(self._notes, self._folder)
+        older = self._older() if number or has_notes else b""
+        left = re.sub(rb"^%d .*\n" % number, b"", older, flags=re.MULTILINE)
+        path = numbered(self._filename, number)
+        gone = numbered(path, GONE)
+        # From here on it is no recording any more, and whoever comes next finishes the rest.
+        self._replace(path, gone)
+        os.fsync(self._folder)
+        self._remove_beside(path)
+        if has_notes or left.count(b"\n") >= NOTED_FROM:
+            self._note(left)
+        self._remove(gone)
+
+    def numbers(self) -> list[int]:
+        """The numbers of the older recordings that are there, the newest first."""
+        there = [int(line.split()[0]) for line in self._older().splitlines()]
+        return [n for n in reversed(there) if exists(numbered(self._filename, n), self._folder)]
+
+    def _finish(self, new: str) -> None:
+        """Take the last steps of superseding, of which some may have been taken."""
+        about = sidecar(self._filename, "json")
+        for kind in SIDECARS:
+            if kind != "json":
+                self._remove(sidecar(self._filename, kind))
         with suppress(FileNotFoundError):
-            self._replace(about, sidecar(self._filename, "json"))
-        self._replace(self._step, self._filename)
+            self._replace(sidecar(new, "json"), about)
+        with suppress(FileNotFoundError):
+            if not os.stat(about, dir_fd=self._folder, follow_symlinks=False).st_size:
+                self._remove(about)
+        self._replace(new, self._filename)
+
+    def _keep(self) -> str:
+        """Give the newest recording a number, too, and what lies beside it."""
+        keep, kept_as = numbered(self._filename, KEEP), self._next()
+        self._copy(self._filename, keep)
+        self._remove_beside(kept_as)
+        for kind in SIDECARS:
+            with suppress(FileNotFoundError):
+                self._copy(sidecar(self._filename, kind), sidecar(kept_as, kind))
+        older = self._older()
+        self._replace(keep, kept_as)
+        with open_recording(kept_as, self._folder) as kept:
+            older += b"%d %s\n" % (number_of(kept_as), _sample(kept))
+        if older.count(b"\n") >= NOTED_FROM:
+            self._note(older)
+        return kept_as
+
+    def _next(self) -> str:
+        """The first numbered name that is free after the last that is not."""
+        number = _last(self._older()) + 1
+        while exists(numbered(self._filename, number), self._folder):
+            number += 1
+        return numbered(self._filename, number)
+
+    def _kept_as(self) -> str | None:
+        """The numbered name that the newest recording was given already, by what then broke off."""
+        with suppress(FileNotFoundError), open_recording(self._filename, self._folder) as newest:
+            return self._find(newest)
+        return None
+
+    def _find(self, file: BinaryIO) -> str | None:
+        """The numbered name under which the same bytes are stored, durably."""
+        alike = re.compile(rb"^([0-9]+) %s$" % _sample(file), re.MULTILINE)
+        for number in alike.findall(self._older()):
+            path = numbered(self._filename, int(number))
+            with suppress(FileNotFoundError):
+                if is_in(file, path, self._folder):
+                    return path
+        return None
+
+    def _older(self) -> bytes:
+        """A line for each older recording, of which some may be gone."""
+        try:
+            with open_recording(self._notes, self._folder) as notes:
+                noted = notes.read()
+        except FileNotFoundError:
+            noted = b""
+        if not noted.endswith(b"\n"):  # a crash may have cut it
+            noted = b""
+        last = _last(noted)
+        if not noted or exists(numbered(self._filename, last + 1), self._folder):
+            noted += b"".join(self._look(last + 1))
+        return noted
+
+    def _look(self, first: int) -> Iterator[bytes]:
+        """The lines of the older recordings from a number on."""
+        missing = 0
+        for number in count(first):
+            try:
+                with open_recording(numbered(self._filename, number), self._folder) as kept:
+                    yield b"%d %s\n" % (number, _sample(kept))
+                missing = 0
+            except FileNotFoundError:
+                missing += 1
+            except OSError:  # something that is no recording has the name
+                yield b"%d odd\n" % number
+            if missing >= MOST_MISSING:
+                return
+
+    def _note(self, lines: bytes) -> None:
+        if not lines:
+            self._remove(self._notes)
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | REFUSE_LINKS
+        with open(os.open(self._notes, flags, FILE_MODE, dir_fd=self._folder), "wb") as notes:
+            notes.write(lines)
+
+    def _remove_beside(self, path: str) -> None:
+        for kind in SIDECARS:
+            self._remove(f".{sidecar(path, kind)}.new")
+            self._remove(sidecar(path, kind))
 
     def _copy(self, old: str, new: str) -> None:
         at = self._folder
@@ -70,3 +197,16 @@ class Versions:
     def _remove(self, filename: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(filename, dir_fd=self._folder)
+
+
+def _sample(file: BinaryIO) -> bytes:
+    """What tells a recording from most others: its size, and a digest of its ends."""
+    descriptor = file.fileno()
+    size = os.fstat(descriptor).st_size
+    ends = os.pread(descriptor, SAMPLE, 0) + os.pread(descriptor, SAMPLE, max(0, size - SAMPLE))
+    return b"%d %s" % (size, sha256(ends).hexdigest()[:32].encode())
+
+
+def _last(lines: bytes) -> int:
+    """The largest number in the lines, which come in order."""
+    return int(lines.rstrip(b"\n").rpartition(b"\n")[2].split(b" ")[0]) if lines else 0

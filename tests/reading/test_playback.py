@@ -11,6 +11,7 @@ from werkzeug.security import generate_password_hash
 
 from support.clients import Storing
 from support.fronts import Apache, Nginx, installed
+from support.notes import MARKER
 from support.receivers import Receiver
 
 X = "/kzr/call_recording_X.mp3"
@@ -183,7 +184,7 @@ class TestAnswer:
         answer = get(receiver, target)
         assert answer.status == 404
         assert answer.line.startswith("no recording is stored as ")
-        assert {path.name for path in receiver.storage.iterdir()} == {"A"}
+        assert {path.name for path in receiver.storage.iterdir()} == {"A", MARKER}
 
     @pytest.mark.parametrize("target", ["/kzr/../x.mp3", "/kzr/%2e%2e/x.mp3", "/kzr/"])
     def test_nothing_outside_is_read(self, receiver, target):

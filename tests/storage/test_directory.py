@@ -20,6 +20,7 @@ from receiver.parts import Outcome, Storage
 from receiver.storage import open_storage
 from support.contract import StorageContract
 from support.needs import need, need_root
+from support.notes import is_note
 from support.storages import NAME, publish
 from support.waiting import wait_for
 
@@ -33,7 +34,7 @@ class TestDirectory(StorageContract):
         return {
             str(path.relative_to(root)): path.read_bytes()
             for path in root.rglob("*")
-            if path.is_file()
+            if path.is_file() and not is_note(path.name)
         }
 
     def test_name_is_never_absent_while_it_is_superseded(self, storage):

@@ -7,6 +7,8 @@ import socket
 from contextlib import closing, suppress
 from pathlib import Path
 
+from support.notes import MARKER, is_note
+
 
 class Answer:
     """A response: its status, headers and body."""
@@ -87,11 +89,13 @@ class Storing(Client):
         """Every file below the storage, or a folder of it, hidden ones too."""
         found: dict[str, bytes] = {}
         for path in sorted((self.storage / below).rglob("*")):
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and not path.is_symlink() and not is_note(path.name):
                 with suppress(FileNotFoundError):  # nginx has removed its own name meanwhile
                     found[str(path.relative_to(self.storage))] = path.read_bytes()
         return found
 
     def clear(self) -> None:
         for entry in self.storage.iterdir():
+            if entry.name == MARKER:
+                continue
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
