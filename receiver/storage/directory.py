@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,7 +37,7 @@ from .base import BackEnd, held
 from .paths import is_recording, left_by, number_of, original, printable
 from .place import LOST_AND_FOUND, MARKER, id_in, is_storage, mark, unmounted
 from .sidecars import HOLD
-from .versions import Versions
+from .versions import NOTHING, Versions
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,9 @@ class DirectoryStorage(Folder, BackEnd):
             return Stored(Outcome.IDENTICAL, str(name))
         if not self._supersede:
             raise NameTaken(f"another recording is stored as {name}: it was kept")
-        kept_as = versions.supersede(file, beside)
+        with nullcontext(beside) if beside else self.synced(NOTHING, name.folder) as metadata:
+            assert metadata  # noqa: S101 - for mypy: there is something to sync
+            kept_as = versions.supersede(file, metadata)
         etag = etag_of(os.fstat(file.fileno()))
         return Stored(Outcome.SUPERSEDED, str(name), kept_as, etag)
 

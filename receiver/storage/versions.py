@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cached_property
 from hashlib import sha256
 from itertools import count
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from ..core.publish import FILE_MODE, REFUSE_LINKS, exists, is_in, link_file, op
 from ..formats import SIDECARS
 from .paths import GONE, KEEP, NEW, number_of, numbered
 
+NOTHING = b"{}\n"  # metadata that are none
 SAMPLE = 128 * 1024  # bytes, at either end of a recording
 NOTED_FROM = 8  # older recordings on
 MOST_MISSING = 64  # numbers in a row that are looked for, where nobody noted which there are
@@ -25,6 +27,8 @@ MOST_MISSING = 64  # numbers in a row that are looked for, where nobody noted wh
 
 class Versions:
     """The recordings of a name, in an open folder that nobody else changes meanwhile.
+
+    It is made anew for each change.
 
     Where there are many, the hidden file `.NAME.versions` has a line for each older one: its
     number, its size and a digest of its ends. It only tells where to look, and none is missed
@@ -59,15 +63,14 @@ class Versions:
         """Whether the bytes are stored, durably, under the name or one of its numbered names."""
         return is_in(file, self._filename, self._folder) or self._find(file) is not None
 
-    def supersede(self, file: BinaryIO, beside: BinaryIO | None) -> str:
-        """Give the name to `file`; return the numbered name of the recording that had it."""
+    def supersede(self, file: BinaryIO, beside: BinaryIO) -> str:
+        """Give the name to `file`; return the numbered name of the recording that had it.
+
+        `beside` are its metadata, or `NOTHING`, so that those of the older one go.
+        """
         kept_as = self._kept_as() or self._keep()
         new = numbered(self._filename, NEW)
-        if beside:
-            link_file(beside, sidecar(new, "json"), self._folder)
-        else:  # an empty file stands for no metadata, so that those of the older one go
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | REFUSE_LINKS
-            os.close(os.open(sidecar(new, "json"), flags, FILE_MODE, dir_fd=self._folder))
+        link_file(beside, sidecar(new, "json"), self._folder)
         link_file(file, new, self._folder)
         os.fsync(self._folder)
         self._finish(new)
@@ -76,7 +79,7 @@ class Versions:
     def delete(self, number: int) -> None:
         """Remove one of the recordings, 0 being the newest, with what lies beside it."""
         has_notes = exists(self._notes, self._folder)
-        older = self._older() if number or has_notes else b""
+        older = self._older if number or has_notes else b""
         left = re.sub(rb"^%d .*\n" % number, b"", older, flags=re.MULTILINE)
         path = numbered(self._filename, number)
         gone = numbered(path, GONE)
@@ -90,7 +93,7 @@ class Versions:
 
     def numbers(self) -> list[int]:
         """The numbers of the older recordings that are there, the newest first."""
-        there = [int(line.split()[0]) for line in self._older().splitlines()]
+        there = [int(line.split()[0]) for line in self._older.splitlines()]
         return [n for n in reversed(there) if exists(numbered(self._filename, n), self._folder)]
 
     def _finish(self, new: str) -> None:
@@ -101,8 +104,8 @@ class Versions:
                 self._remove(sidecar(self._filename, kind))
         with suppress(FileNotFoundError):
             self._replace(sidecar(new, "json"), about)
-        with suppress(FileNotFoundError):
-            if not os.stat(about, dir_fd=self._folder, follow_symlinks=False).st_size:
+        with suppress(FileNotFoundError), open_recording(about, self._folder) as metadata:
+            if metadata.read(len(NOTHING) + 1) == NOTHING:
                 self._remove(about)
         self._replace(new, self._filename)
 
@@ -114,7 +117,7 @@ class Versions:
         for kind in SIDECARS:
             with suppress(FileNotFoundError):
                 self._copy(sidecar(self._filename, kind), sidecar(kept_as, kind))
-        older = self._older()
+        older = self._older
         self._replace(keep, kept_as)
         with open_recording(kept_as, self._folder) as kept:
             older += b"%d %s\n" % (number_of(kept_as), _sample(kept))
@@ -124,7 +127,7 @@ class Versions:
 
     def _next(self) -> str:
         """The first numbered name that is free after the last that is not."""
-        number = _last(self._older()) + 1
+        number = _last(self._older) + 1
         while exists(numbered(self._filename, number), self._folder):
             number += 1
         return numbered(self._filename, number)
@@ -138,15 +141,16 @@ class Versions:
     def _find(self, file: BinaryIO) -> str | None:
         """The numbered name under which the same bytes are stored, durably."""
         alike = re.compile(rb"^([0-9]+) %s$" % _sample(file), re.MULTILINE)
-        for number in alike.findall(self._older()):
+        for number in alike.findall(self._older):
             path = numbered(self._filename, int(number))
             with suppress(FileNotFoundError):
                 if is_in(file, path, self._folder):
                     return path
         return None
 
+    @cached_property
     def _older(self) -> bytes:
-        """A line for each older recording, of which some may be gone."""
+        """A line for each older recording that there was, of which some may be gone."""
         try:
             with open_recording(self._notes, self._folder) as notes:
                 noted = notes.read()

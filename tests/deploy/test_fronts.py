@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from support.fronts import FRONTS, Front, ModWsgi, stored
+from support.notes import MARKER
 from support.waiting import wait_for
 from support.wire import captures, check, expected_path, request
 
@@ -23,7 +24,7 @@ def started(request):
 @pytest.fixture
 def front(started: Front) -> Front:
     for path in started.storage.iterdir():
-        if path.name != ".handover":
+        if path.name not in (".handover", MARKER):
             os.system(f"rm -rf '{path}'")
     return started
 

@@ -41,8 +41,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from mutations import MUTATIONS, copy_project
 from report import tell
 
+from receiver.storage.versions import NOTHING
 from support import receivers
 from support.killing import is_whole, recording
+from support.notes import is_note
 from support.receivers import Receiver
 from support.waiting import wait_for
 
@@ -218,7 +220,7 @@ def compare(root: Path, sent: list[Upload]) -> tuple[Figures, list[str]]:
     files = {
         str(path.relative_to(root)): path.read_bytes()
         for path in root.rglob("*")
-        if path.is_file() and ".incoming" not in path.parts
+        if path.is_file() and ".incoming" not in path.parts and not is_note(path.name)
     }
     recordings = {path: data for path, data in files.items() if path.endswith(".mp3")}
     digests = {path: hashlib.sha256(data).hexdigest() for path, data in recordings.items()}
@@ -230,6 +232,8 @@ def compare(root: Path, sent: list[Upload]) -> tuple[Figures, list[str]]:
                 figures.partial += 1
                 wrong.append(f"not whole: {path}, {len(data)} bytes")
             figures.steps += "~new" in path
+            continue
+        if data == NOTHING:  # a step to a recording without metadata
             continue
         try:
             beside = path.removesuffix(".json")

@@ -57,6 +57,7 @@ from support.clients import Answer, Client
 from support.forms import TYPE, B, form
 from support.fronts import Nginx
 from support.killing import is_whole
+from support.notes import is_note
 from support.paths import PROJECT
 from support.queues import Worker
 from support.waiting import wait_for
@@ -449,7 +450,8 @@ def conclude(
     done = len(re.findall(r"job command of .* done", worker.log))
     expected = figures["created"] + figures["superseded"]
     for path in storage.rglob("*"):
-        if path.is_file() and not path.name.startswith((".catalog.sqlite", ".queue.sqlite")):
+        is_own = path.name.startswith((".catalog.sqlite", ".queue.sqlite")) or is_note(path.name)
+        if path.is_file() and not is_own:
             if path.suffix != ".json" and not is_whole(path.read_bytes()):
                 wrong.append(f"{path} is not whole")
     for name, pid in samples.processes.items():

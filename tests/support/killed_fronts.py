@@ -8,6 +8,7 @@ from pathlib import Path
 
 from support.folders import world_readable_folder
 from support.fronts import ApacheProxy, Front, ModWsgi, Nginx
+from support.notes import is_note
 from support.receivers import Receiver
 from support.waiting import wait_for
 
@@ -68,7 +69,7 @@ def unfinished(root: Path) -> list[str]:
             if (target := os.readlink(link)).startswith(f"{root}/") and " (deleted)" in target:
                 nameless.append(f"{link}: {target}")
     hidden = [path for path in root.rglob("*") if "/." in str(path.relative_to(root.parent))]
-    return nameless + [str(path) for path in hidden if path.is_file()]
+    return nameless + [str(path) for path in hidden if path.is_file() and not is_note(path.name)]
 
 
 def settle(front: Front) -> None:
