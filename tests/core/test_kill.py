@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from support.killed_fronts import SERVERS, pause_between_kills, settle, workers
-from support.killing import Scanner, check_nothing_is_lost, upload_cut_and_kill
+from support.killing import Scanner, check_nothing_is_lost, up_to, upload_cut_and_kill
 
 SECONDS = 1.5  # of uploads through each front
 LEAST = (50, 20, 0)
@@ -21,7 +21,7 @@ def test_no_acknowledged_recording_is_lost(server):
         scanner = Scanner(front.storage)
         senders, kills = upload_cut_and_kill(
             *(front, partial(workers, front), scanner, SECONDS, pause_between_kills(front)),
-            least=LEAST,
+            goes_on=up_to(LEAST),
         )
         assert scanner.partial == []
         settle(front)

@@ -123,7 +123,7 @@ def measure(
     scanner = Scanner(front.storage)
     limit = time.monotonic() + 2 * seconds
 
-    def has_less_than_its_share(senders: list[Sender]) -> bool:
+    def has_less_than_its_share(senders: list[Sender], kills: int) -> bool:
         acknowledged = sum(len(sender.acknowledged) for sender in senders)
         few = acknowledged * len(SERVERS) < LEAST["acknowledged"]
         few |= total(senders, "cuts").total() * len(SERVERS) < LEAST["cut"]

@@ -174,11 +174,11 @@ def upload_cut_and_kill(
     pause: tuple[float, float] = (0.1, 0.5),
     seed: str = "",
     clients: int = CLIENTS,
-    least: Least = (0, 0, 0),
+    goes_on: Callable[[list[Sender], int], bool] = lambda senders, kills: False,
 ) -> tuple[list[Sender], int]:
     """Upload, cut, scan, and kill a worker after each pause; return what was sent and the kills.
 
-    This takes the seconds, and longer until there is more than the least of everything.
+    This takes the seconds, and longer while `goes_on`, by what was sent and the kills.
     """
     stop = threading.Event()
     senders = [Sender(server, number, stop, seed) for number in range(clients)]
@@ -189,8 +189,7 @@ def upload_cut_and_kill(
         scanning = pool.submit(scanner.run)
         try:
             end = time.monotonic() + seconds
-            while time.monotonic() < end or not is_more(senders, len(killed), least):
-                assert time.monotonic() < end + 60, "waited in vain for enough uploads, cuts, kills"
+            while time.monotonic() < end or goes_on(senders, len(killed)):
                 if alive := [worker for worker in workers() if worker not in killed]:
                     worker = rng.choice(alive)
                     with suppress(ProcessLookupError):
@@ -211,6 +210,12 @@ def is_more(senders: list[Sender], kills: int, least: Least) -> bool:
     acknowledged = sum(len(sender.acknowledged) for sender in senders)
     cuts = sum(sender.cuts.total() for sender in senders)
     return acknowledged > least[0] and cuts > least[1] and kills > least[2]
+
+
+def up_to(least: Least) -> Callable[[list[Sender], int], bool]:
+    """What goes on until there is more than the least of everything, for a minute at most."""
+    end = time.monotonic() + 60
+    return lambda senders, kills: not is_more(senders, kills, least) and time.monotonic() < end
 
 
 def compare(files: dict[str, bytes], senders: list[Sender]) -> dict[str, list[str]]:
@@ -249,7 +254,7 @@ def compare(files: dict[str, bytes], senders: list[Sender]) -> dict[str, list[st
 def hammer(receiver: Receiver, scanner: Scanner, seconds: float) -> tuple[list[Sender], int]:
     """Upload, cut, kill and scan for some seconds; return what was sent and the kills."""
     senders, kills = upload_cut_and_kill(
-        receiver, lambda: receiver.workers, scanner, seconds, least=LEAST
+        receiver, lambda: receiver.workers, scanner, seconds, goes_on=up_to(LEAST)
     )
     assert scanner.partial == []
     return senders, kills
