@@ -64,6 +64,11 @@ class DirectoryStorage(Folder, BackEnd):
             os.unlink(trial, dir_fd=root)
         self.sweep()
 
+    def publish(
+        self, file: BinaryIO, name: Name, metadata: bytes = b"", *, only_new: bool = False
+    ) -> Stored:
+        return super().publish(file, self.known_as(name), metadata, only_new=only_new)
+
     def taken(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
         versions = Versions(name.filename, folder)
         versions.finish()
