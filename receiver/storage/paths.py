@@ -14,6 +14,7 @@ _SIDECAR = re.compile(rf"(?P<recording>.+?)(?P<bare>~?)\.({'|'.join(SIDECARS)})"
 _ENDING = rf"(?:\.(?ai:{_EXTENSION}))?"
 _NUMBER = re.compile(rf"~[0-9]{{1,9}}(?={_ENDING}$)")
 _STEP = re.compile(rf".+~{STEP}{_ENDING}", re.DOTALL)
+_FOLDER_DOT = re.compile(rf"(?<=[^/])\.(?=(?ai:{_EXTENSION})/)")
 _FOLDER_ENDING = re.compile(rf"(?<=[^/])%2E(?=(?ai:{_EXTENSION})/)")
 
 
@@ -44,6 +45,11 @@ def older(path: str) -> str:
     They stored `CALL_ID` in place of `CALL_ID~`, and let folders end as recordings do.
     """
     return _FOLDER_ENDING.sub(".", path).removesuffix(BARE)
+
+
+def folder_of(path: str) -> str:
+    """The folder of a stored recording, as a `RecordingName` has it, whatever release made it."""
+    return _FOLDER_DOT.sub("%2E", path).rpartition("/")[0]
 
 
 def extension_of(path: str) -> str:

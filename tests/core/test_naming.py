@@ -10,6 +10,7 @@ from receiver.formats import FORMATS, SIDECARS, format_of
 from receiver.storage.paths import (
     call_id_of,
     extension_of,
+    folder_of,
     is_recording,
     numbered,
     older,
@@ -126,6 +127,7 @@ def test_format_is_known_in_any_case(extension):
 )
 def test_path_of_earlier_releases_is_known(path, before):
     assert older(path) == before
+    assert folder_of(before) == folder_of(path) == path.rpartition("/")[0]
 
 
 @pytest.mark.parametrize(
