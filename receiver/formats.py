@@ -1,7 +1,7 @@
 """The formats of recordings, and of the files beside them: the only table of extensions.
 
-What ends a name as one of these is its extension; any other ending belongs to the Call-ID, because
-Call-IDs end in host names and addresses: "abc123@10.0.0.1" has no extension.
+What ends a name as one of these, in any case, is its extension; any other ending belongs to the
+Call-ID, because Call-IDs end in host names and addresses: "abc123@10.0.0.1" has no extension.
 """
 
 from typing import NamedTuple
@@ -64,5 +64,5 @@ SIDECARS = ("json", "txt", "vtt", "hold")  # kinds of files that lie beside a re
 
 
 def format_of(extension: str) -> Format:
-    """What is known of an extension."""
-    return FORMATS.get(extension, UNKNOWN)
+    """What is known of an extension, which may be in any case."""
+    return FORMATS.get(extension.lower(), UNKNOWN)

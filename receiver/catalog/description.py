@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..errors import NotStored, ReceiverError
 from ..parts import Listed, Recording, Storage
 from ..storage import sidecars
-from ..storage.paths import call_id_of, extension_of, original
+from ..storage.paths import call_id_of, extension_of, folder_of, original
 from ..storage.sidecars import account_of, as_line
 
 # Seconds from the year 0, in which Kazoo counts, to 1970 (calendar:datetime_to_gregorian_seconds).
@@ -53,7 +53,7 @@ def describe(storage: Storage, listed: Listed, opened: Recording | None = None) 
     """
     told = sidecars.told_if_readable(storage, listed.path)
     path = listed.path
-    folder = path.rpartition("/")[0]
+    folder = folder_of(path)
 
     def text(*names: str) -> str:
         return next((as_line(told[name]) for name in names if told.get(name)), "")

@@ -17,6 +17,7 @@ from ..formats import FORMATS, SIDECARS
 LONGEST_FILENAME = 240  # bytes; file systems take 255, "~12345" and ".json" may be added
 LONGEST_FOLDER = 700  # bytes; with the name, a key of a bucket takes 1024
 DEEPEST_FOLDER = 16
+BARE = "~"  # ends the stored name of a recording without an extension, and no folder's
 NO_NAME = (
     "the URL holds no recording name: send call_recording_CALL_ID.EXT; in a storage plan, leave "
     "the field list as it is, and put user:secret@ into the URL in place of a query"
@@ -25,8 +26,9 @@ NO_NAME = (
 _EXTENSION = "|".join(FORMATS)
 _RECORDING = re.compile(r"(?:|(?P<folder>.*?)/)call_recording_(?P<name>.*)", re.DOTALL)
 _PLAIN = re.compile(r"(?:(?P<folder>.*)/)?(?P<name>.*)", re.DOTALL)
-_NAME = re.compile(rf"(?P<call_id>.+?)(?:\.?\.(?P<extension>{_EXTENSION})|\.)?", re.DOTALL)
-EXTENDED = re.compile(rf"(.+)\.({_EXTENSION})", re.DOTALL)
+_ANY_CASE = re.DOTALL | re.IGNORECASE | re.ASCII
+_NAME = re.compile(rf"(?P<call_id>.+?)(?:\.?\.(?P<extension>{_EXTENSION})|\.)?", _ANY_CASE)
+EXTENDED = re.compile(rf"(.+)\.({_EXTENSION})", _ANY_CASE)
 _NOT_ORDINARY = re.compile(rb"^\.|[^A-Za-z0-9@._+-]")
 
 
@@ -34,9 +36,10 @@ _NOT_ORDINARY = re.compile(rb"^\.|[^A-Za-z0-9@._+-]")
 class RecordingName:
     """A recording's name.
 
-    `folder` is the stored path of its folder, "" for the storage's root, else like "ACCOUNT/USER";
+    `folder` is the stored path of its folder, "" for the storage's root, else like "ACCOUNT/USER":
+    none of its parts is named as a file could be;
     `call_id` is the Call-ID as SIP has it (bytes that are not UTF-8 as surrogate escapes);
-    `extension` comes without its dot, "" if there is none.
+    `extension` comes without its dot, in the case that was sent, "" if there is none.
     """
 
     folder: str
@@ -61,7 +64,7 @@ class RecordingName:
             raise InvalidName("the URL holds a '.' or '..' segment: remove it")
         if len(folders) > DEEPEST_FOLDER:
             raise InvalidName(f"the URL has over {DEEPEST_FOLDER} folders before the name")
-        stored = [_encode(part) for part in folders]
+        stored = [_without_extension(_encode(part)) for part in folders]
         folder = "/".join(stored)
         if len(folder) > LONGEST_FOLDER or any(len(part) > LONGEST_FILENAME for part in stored):
             raise InvalidName("a folder's name in the URL is too long")
@@ -69,19 +72,19 @@ class RecordingName:
 
     @property
     def filename(self) -> str:
-        """The stored file's name, `CALL_ID.EXT`; no two names share it.
+        """The stored file's name, `CALL_ID.EXT` or `CALL_ID~`; no two names share it.
 
         Bytes outside `A-Z a-z 0-9 @ . _ + -`, and a leading dot, are percent-encoded. A Call-ID
         too long for a file system ends in `~` and its SHA-256 instead.
         """
         stem, ending = _encode(self.call_id), f".{self.extension}" if self.extension else ""
-        if self.extension in ("", *SIDECARS) and (ambiguous := EXTENDED.fullmatch(stem)):
-            stem = "%2E".join(ambiguous.groups())
+        if self.extension in ("", *SIDECARS):
+            stem = _without_extension(stem)
         if len(stem) + len(ending) > LONGEST_FILENAME:
             digest = sha256(_to_bytes(self.call_id)).hexdigest()
             start = stem[: LONGEST_FILENAME - len(ending) - len(digest) - 1]
             stem = re.sub("%.?$", "", start) + "~" + digest
-        return stem + ending
+        return stem + (ending or BARE)
 
     def __str__(self) -> str:
         """The path of the stored file below the storage's root; printable ASCII."""
@@ -118,6 +121,11 @@ def _to_bytes(text: str) -> bytes:
 
 def _encode(text: str) -> str:
     return _NOT_ORDINARY.sub(lambda match: b"%%%02X" % ord(match[0]), _to_bytes(text)).decode()
+
+
+def _without_extension(stored: str) -> str:
+    match = EXTENDED.fullmatch(stored)
+    return "%2E".join(match.groups()) if match else stored
 
 
 class RecordingConverter(BaseConverter):

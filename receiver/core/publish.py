@@ -148,6 +148,8 @@ class Folder(Spool):
                 done += f"/{part}"
                 try:
                     child = os.open(part, os.O_DIRECTORY | REFUSE_LINKS, dir_fd=parent)
+                except NotADirectoryError as error:  # earlier releases stored recordings so
+                    raise OSError(error.errno, f"No folder, rename it to {part}~", part) from None
                 except FileNotFoundError:
                     if not create:
                         raise

@@ -54,7 +54,7 @@ class Transcription:
     def _ask(self, path: str, recording: Recording) -> dict[str, Any]:
         fields = {"model": self._model, "response_format": "verbose_json"}
         boundary = uuid4().hex
-        head, tail = frame(fields, extension_of(path) or _guess(recording), boundary)
+        head, tail = frame(fields, extension_of(path).lower() or _guess(recording), boundary)
         headers = {
             "Content-Type": f"multipart/form-data; boundary={boundary}",
             "Content-Length": str(len(head) + recording.size + len(tail)),

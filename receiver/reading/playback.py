@@ -1,5 +1,6 @@
 """Reading back: GET and HEAD of every URL that stores a recording."""
 
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,12 +10,14 @@ from typing import cast
 from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, request
+from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import FileWrapper, wrap_file
 
 from ..core.naming import NO_NAME, RecordingName
 from ..errors import InvalidName, NotStored, Superseded
 from ..formats import ANY_TYPE, format_of
 from ..parts import Recording, parts
+from ..storage.base import open_named
 from ..storage.paths import extension_of
 from .audit import audit
 
@@ -45,15 +48,27 @@ def _open(name: RecordingName) -> tuple[str, Recording]:
     """Open a recording; its path may come twice in a row, as Kazoo 4.3 and later ask for it."""
     storage = parts().storage
     try:
-        return str(name), storage.open(str(name))
+        return open_named(storage, name)
     except NotStored:
-        path = str(name).split("/")
-        for start in range(len(path) - 1):
-            middle = (start + len(path)) // 2
-            if path[start:middle] == path[middle:]:
-                half = replace(name, folder="/".join(path[: middle - 1]))
-                return str(half), storage.open(str(half))
+        for half in _halves():
+            with suppress(NotStored):
+                return open_named(storage, half)
         raise
+
+
+def _halves() -> Iterator[RecordingName]:
+    """What the URL names without its end, where that repeats what is before.
+
+    It is compared as it was sent: a recording's name is not spelled as a folder's.
+    """
+    adapter = current_app.create_url_adapter(request)
+    sent = request.path.split("/")
+    for start in range(1, len(sent) - 1):
+        middle = (start + len(sent)) // 2
+        if adapter and sent[start:middle] == sent[middle:]:
+            with suppress(HTTPException, KeyError):
+                _, values = adapter.match("/".join(sent[:middle]), method="GET")
+                yield values["name"]
 
 
 def answer(path: str, recording: Recording) -> Response:

@@ -15,7 +15,7 @@ from ..formats import SIDECARS
 from ..parts import Catalog, Jobs, Listed, Storage
 from ..storage import sidecars
 from ..storage.parallel import in_parallel
-from ..storage.paths import extension_of, original
+from ..storage.paths import extension_of, older, original
 from .holds import hold_of, is_stored, versions
 from .purge import catalog_failed, forget, reported
 
@@ -38,7 +38,7 @@ class Wanted:
         if self.call_id:
             name = RecordingName("", self.call_id, extension_of(path)).filename
             stored = original(path).rpartition("/")[2]
-            return self.call_id == str(told.get("call_id", "")) or name == stored
+            return self.call_id == str(told.get("call_id", "")) or stored in (name, older(name))
         fields = _CALLER if self.caller else _CALLER + _CALLEE
         number = digits_of(self.caller or self.number)
         return any(digits_of(str(told.get(field, ""))) == number != "" for field in fields)

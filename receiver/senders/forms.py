@@ -17,10 +17,11 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 from ..config import require_parts
 from ..core.body import check_written
 from ..errors import IncompleteBody
-from .metadata import LONGEST_JSON, from_json
+from .metadata import LONGEST_JSON, LONGEST_VALUE, as_text, from_json, note
 from .sent import SentBody
 
 READ_SIZE = 64 * 1024  # bytes; a multiple of four, as base64 comes in fours
+LONGEST_TEXT = 4 * LONGEST_VALUE  # bytes, in UTF-8
 # RFC 2046 section 5.1.1 has more characters for a boundary than a token may hold, and Kazoo uses
 # them without quotes.
 _BOUNDARY = re.compile(r"""multipart/form-data\b.*?;\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.I)
@@ -55,8 +56,8 @@ class FormBody:
     ) -> Iterator[BinaryIO]:
         """Open a complete local file with the recording, and note what is told of it.
 
-        Raises `IncompleteBody` unless the form holds one recording, with or without a JSON
-        document before it.
+        Raises `IncompleteBody` unless the form holds one recording, with or without text fields,
+        and with or without a JSON document before it.
         """
         with incoming() as file:
             form = _Form(file)
@@ -66,7 +67,10 @@ class FormBody:
             except (ValueError, RequestEntityTooLarge) as error:
                 raise IncompleteBody(f"the multipart body is broken: {error}") from error
             if not form.has_content:
-                raise IncompleteBody("the multipart body holds no recording")
+                raise IncompleteBody(
+                    "the multipart body holds no recording: send it as a part with a Content-Type, "
+                    "as `curl -F file=@NAME.mp3` does"
+                )
             check_written(file, form.size)
             self._body.fields = form.fields
             if not form.may_be_base64 or not _is_base64(file):
@@ -84,20 +88,33 @@ class _Form:
         self.file = file
         self.size = 0
         self.json = b""
+        self.told: dict[str, str] = {}
         self.in_json = False
+        self.in_field = False
+        self.field = ""  # the name of the text field that is being read
+        self.text = b""
         self.has_content = False
         self.may_be_base64 = True
         self.padded = False  # base64 ends with its padding
 
     def start(self, part: Field | File) -> None:
         content_type = part.headers.get("content-type", "")
-        self.in_json = content_type.startswith("application/json") and not self.has_content
-        if not self.in_json:
+        self.in_field = isinstance(part, Field) and not content_type
+        is_json = content_type.startswith("application/json")
+        self.in_json = is_json and not self.has_content and not self.json
+        if self.in_field:
+            self.field, self.text = part.name or "", b""
+        elif not self.in_json:
             if self.has_content:
                 raise ValueError("it holds more than one recording")
             self.has_content = True
 
-    def add(self, data: bytes | bytearray) -> None:
+    def add(self, data: bytes | bytearray, is_end: bool) -> None:
+        if self.in_field:
+            self.text = (self.text + data)[:LONGEST_TEXT]
+            if is_end:
+                note(self.told, self.field, as_text(self.text))
+            return
         if self.in_json:
             self.json += data
             if len(self.json) > LONGEST_JSON:
@@ -111,7 +128,7 @@ class _Form:
 
     @property
     def fields(self) -> dict[str, Any]:
-        return from_json(self.json) if self.json else {}
+        return self.told | (from_json(self.json) if self.json else {})
 
 
 class _Decoder(MultipartDecoder):
@@ -141,7 +158,7 @@ def _decode(source: BinaryIO, boundary: bytes, form: _Form) -> None:
             if isinstance(event, Field | File):
                 form.start(event)
             elif isinstance(event, Data):
-                form.add(event.data)
+                form.add(event.data, not event.more_data)
     while source.read(READ_SIZE):  # what follows the last boundary has to be complete too
         pass
 

@@ -1,15 +1,18 @@
-"""What Kazoo tells about a recording, in the query or in a form's JSON document."""
+"""What Kazoo tells about a recording, in the query or in a form."""
 
+import json
+from codecs import BOM_UTF8, register_error
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..errors import IncompleteBody
-from ..storage import sidecars
 
 MOST_FIELDS = 64
 LONGEST_NAME = 64  # characters
 LONGEST_VALUE = 1024  # characters
 LONGEST_JSON = 64 * 1024  # bytes
+DEEPEST = 64  # levels of a JSON document: some readers take no more
+LONGEST_NUMBER = 300  # digits; what is larger fits into no float, which most readers make of it
 
 
 def from_query(query: str) -> dict[str, str]:
@@ -20,19 +23,73 @@ def from_query(query: str) -> dict[str, str]:
     fields: dict[str, str] = {}
     for pair in query.split("&"):
         name, _, value = (
-            unquote_to_bytes(part.encode("latin-1")).decode("utf-8", "replace")
-            for part in pair.partition("=")
+            as_text(unquote_to_bytes(part.encode("latin-1"))) for part in pair.partition("=")
         )
-        if name and name.lower() not in ("token", "recording"):
-            if not value.startswith("call_recording_") and len(fields) < MOST_FIELDS:
-                fields[name[:LONGEST_NAME]] = value[:LONGEST_VALUE]
+        note(fields, name, value)
     return fields
 
 
+def note(fields: dict[str, str], name: str, value: str) -> None:
+    """Add a field where there is room, unless it is the recording's name or a token."""
+    name = name[:LONGEST_NAME]
+    if name and name.lower() not in ("token", "recording"):
+        if not value.startswith("call_recording_"):
+            if name in fields or len(fields) < MOST_FIELDS:
+                fields[name] = value[:LONGEST_VALUE]
+
+
 def from_json(data: bytes) -> dict[str, Any]:
-    """The fields of a JSON document; raises `IncompleteBody` unless it holds an object."""
+    """The fields of a JSON document; raises `IncompleteBody` unless it holds an object.
+
+    What other readers would not take is text in it: `NaN`, and numbers that are too large.
+    """
+    encoding = json.detect_encoding(data)
     try:
-        document = sidecars.from_json(data)
-    except ValueError as error:
-        raise IncompleteBody(f"the metadata is no JSON object: {error}") from error
+        is_utf8 = encoding.startswith("utf-8")
+        text = as_text(data.removeprefix(BOM_UTF8)) if is_utf8 else data.decode(encoding)
+        document = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=str)
+        if not isinstance(document, dict):
+            raise ValueError("it is no object")
+        _check_depth(document)
+    except (ValueError, RecursionError) as error:
+        reason = error if isinstance(error, ValueError) else _TOO_DEEP
+        raise IncompleteBody(f"the metadata is no JSON object: {reason}") from error
     return dict(list(document.items())[:MOST_FIELDS])
+
+
+_TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
+
+
+def _number(text: str) -> int | float | str:
+    if len(text) > LONGEST_NUMBER:
+        return text
+    if text.lstrip("-").isdigit():
+        return int(text)
+    number = float(text)
+    return text if number in (float("inf"), float("-inf")) else number
+
+
+def _check_depth(document: dict[str, Any]) -> None:
+    level: list[Any] = [document]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+    if level:
+        raise ValueError(_TOO_DEEP)
+
+
+def as_text(data: bytes) -> str:
+    """Text in UTF-8; bytes that are not are in Windows-1252, as of older systems."""
+    return data.decode("utf-8", "windows-1252")
+
+
+def _older(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)  # noqa: S101 - for mypy: nothing else decodes
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+register_error("windows-1252", _older)

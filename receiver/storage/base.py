@@ -3,12 +3,14 @@
 import os
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
 from ..core.publish import INCOMING, Spool
-from ..errors import Held
-from ..parts import Storage
+from ..errors import Held, NotStored
+from ..parts import Name, Recording, Storage
+from .paths import older
 
 ABANDONED_AFTER = 24 * 60 * 60  # seconds; longer than any upload takes
 
@@ -24,6 +26,17 @@ class BackEnd(Spool, Storage):
         super().__init__(spool, min_free)
         self._supersede = supersede
 
+    def known_as(self, name: Name) -> Name:
+        """The name that a recording has here, where an earlier release gave it another."""
+        if older(str(name)) == str(name):
+            return name
+        try:
+            path, recording = open_named(self, name)
+        except NotStored:
+            return name
+        recording.close()
+        return _Known(*path.rpartition("/")[::2])
+
     def check(self) -> None:
         self.check_space(0)
         with self.incoming() as file:
@@ -33,6 +46,31 @@ class BackEnd(Spool, Storage):
     def sweep(self) -> None:
         """Remove the incoming files that a crash left behind where they have names."""
         remove_abandoned(self.spool / INCOMING)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A name as it is stored."""
+
+    folder: str
+    filename: str
+
+    def __str__(self) -> str:
+        return f"{self.folder}/{self.filename}" if self.folder else self.filename
+
+
+def open_named(storage: Storage, name: Name) -> tuple[str, Recording]:
+    """Open the recording that has a name, also where an earlier release stored it.
+
+    Returns its stored path too; raises `NotStored`.
+    """
+    path = str(name)
+    try:
+        return path, storage.open(path)
+    except NotStored:
+        if (path := older(path)) == str(name):
+            raise
+        return path, storage.open(path)
 
 
 def remove_abandoned(folder: Path, names: str = "*") -> None:

@@ -92,7 +92,7 @@ class BucketStorage(BackEnd):
     ) -> Stored:
         with storage_errors():
             data = _mapped(file)
-        new = _New(data, sha256(data).hexdigest(), metadata)
+        new, name = _New(data, sha256(data).hexdigest(), metadata), self.known_as(name)
         with self._locked(str(name)):
             for _ in range(ATTEMPTS):
                 with suppress(Changed):

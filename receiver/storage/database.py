@@ -108,6 +108,7 @@ class DatabaseStorage(BackEnd):
     def publish(
         self, file: BinaryIO, name: Name, metadata: bytes = b"", *, only_new: bool = False
     ) -> Stored:
+        name = self.known_as(name)
         with self._errors():
             content = Content.of(file)
             about = Content.of(io.BytesIO(metadata)) if metadata else None

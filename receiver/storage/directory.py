@@ -154,6 +154,7 @@ class DirectoryStorage(Folder, BackEnd):
     def publish(
         self, file: BinaryIO, name: Name, metadata: bytes = b"", *, only_new: bool = False
     ) -> Stored:
+        name = self.known_as(name)
         try:
             return super().publish(file, name, metadata, only_new=only_new)
         except StorageFailed as error:

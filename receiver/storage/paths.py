@@ -3,7 +3,7 @@
 import re
 from contextlib import suppress
 
-from ..core.naming import EXTENDED, RecordingName, decode, has_extension
+from ..core.naming import BARE, EXTENDED, RecordingName, decode, has_extension
 from ..errors import InvalidName
 from ..formats import FORMATS, SIDECARS
 
@@ -13,9 +13,12 @@ GONE = "gone"  # and one that is being deleted
 
 _EXTENSION = "|".join(FORMATS)
 _SIDECAR = re.compile(rf"(?P<recording>.+?)(?P<bare>~?)\.({'|'.join(SIDECARS)})", re.DOTALL)
-_NUMBER = re.compile(rf"~[0-9]{{1,9}}(?=(?:\.(?:{_EXTENSION}))?$)")
-_STEP = re.compile(rf"(.+)~(?:{NEW}|{KEEP}|{GONE})((?:\.(?:{_EXTENSION}))?)", re.DOTALL)
+_ENDING = rf"(?:\.(?ai:{_EXTENSION}))?"
+_NUMBER = re.compile(rf"~[0-9]{{1,9}}(?={_ENDING}$)")
+_STEP = re.compile(rf"(.+)~(?:{NEW}|{KEEP}|{GONE})({_ENDING})", re.DOTALL)
 _HIDDEN_STEP = re.compile(rf"\.(.+?)~?\.(?:{'|'.join(SIDECARS)})\.new", re.DOTALL)
+_FOLDER_DOT = re.compile(rf"(?<=[^/])\.(?=(?ai:{_EXTENSION})/)")
+_FOLDER_ENDING = re.compile(rf"(?<=[^/])%2E(?=(?ai:{_EXTENSION})/)")
 
 
 def numbered(path: str, number: int | str) -> str:
@@ -62,6 +65,19 @@ def printable(path: str) -> str:
     )
 
 
+def older(path: str) -> str:
+    """The stored path that earlier releases gave to the recording at `path`; mostly the same.
+
+    They stored `CALL_ID` in place of `CALL_ID~`, and let folders end as recordings do.
+    """
+    return _FOLDER_ENDING.sub(".", path).removesuffix(BARE)
+
+
+def folder_of(path: str) -> str:
+    """The folder of a stored recording, as a `RecordingName` has it, whatever release made it."""
+    return _FOLDER_DOT.sub("%2E", path).rpartition("/")[0]
+
+
 def extension_of(path: str) -> str:
     """The extension of a stored recording, "" if there is none."""
     match = EXTENDED.fullmatch(path)
@@ -78,8 +94,12 @@ def call_id_of(path: str) -> str:
 
 def url_of(path: str) -> str | None:
     """The path of the URL that stores and reads a recording; numbered copies have none."""
+    folder, _, filename = path.rpartition("/")
+    match = EXTENDED.fullmatch(filename)
+    stem, extension = match.groups() if match else (filename.removesuffix(BARE), "")
+    url = RecordingName(folder, decode(stem), extension).to_url()
     with suppress(InvalidName):
-        name = RecordingName.parse(path)
-        if str(name) == path:
-            return name.to_url()
+        found = str(RecordingName.parse(url))
+        if path in (found, older(found)):
+            return url
     return None

@@ -58,10 +58,16 @@ def from_json(data: bytes) -> dict[str, Any]:
 
 
 def to_json(fields: dict[str, Any]) -> bytes:
-    """The fields as the text of `NAME.json`; nothing where there are none."""
+    """The fields as the text of `NAME.json`, a line for each; nothing where there are none."""
     if not fields:
         return b""
-    return json.dumps(fields, ensure_ascii=False, indent=1).encode("utf-8", "replace") + b"\n"
+    # Indented as a whole, what is nested deeply would take a thousand times its size.
+    lines = (f"{_dumps(str(name))}: {_dumps(value)}" for name, value in fields.items())
+    return ("{\n " + ",\n ".join(lines) + "\n}\n").encode("utf-8", "replace")
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def account_of(told: dict[str, Any], folder: str) -> str:

@@ -4,13 +4,16 @@ import pytest
 
 pytest.importorskip("hypothesis")
 
+from contextlib import suppress
+from urllib.parse import quote
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.core.naming import RecordingName, sidecar
 from receiver.errors import InvalidName
 from receiver.formats import SIDECARS
-from receiver.storage.paths import is_recording, numbered
+from receiver.storage.paths import NEW, is_recording, numbered, older
 from support.names import as_kazoo
 
 # The characters that RFC 3261 allows in a Call-ID, and anything else.
@@ -19,7 +22,7 @@ call_ids = st.one_of(
     st.binary(min_size=1).map(lambda data: data.decode("utf-8", "surrogateescape")),
     st.text(alphabet="aZ.~%/", min_size=150, max_size=300),
 ).filter(lambda text: text not in (".", ".."))
-extensions = st.sampled_from(["mp3", "wav", "", *SIDECARS])
+extensions = st.sampled_from(["mp3", "wav", "WAV", "", *SIDECARS, "JSON"])
 
 
 @given(call_ids, extensions, call_ids, extensions)
@@ -42,6 +45,42 @@ def test_no_recording_is_named_as_what_lies_beside_another(
         for kind in SIDECARS:
             assert not is_recording(sidecar(numbered(name.filename, number), kind))
             assert sidecar(numbered(name.filename, number), kind) != other.filename
+
+
+@given(call_ids, extensions, call_ids, extensions, st.sampled_from([*SIDECARS, "mp3", "MP3"]))
+def test_no_folder_is_named_as_a_file_could_be(call_id, extension, other_id, other, kind):
+    """Whatever is stored with a recording, what a sender calls a folder is none of it."""
+    filename = RecordingName.parse(as_kazoo(call_id, extension)).filename
+    files = [numbered(filename, number) for number in (0, 1, NEW)]
+    files += [sidecar(file, kind) for file in files for kind in SIDECARS]
+    names = [call_id, filename, *files, other_id, f"{other_id}.{other}", f"{other_id}.{kind}"]
+    for name in names:
+        encoded = quote(name.encode("utf-8", "surrogateescape"), safe="")
+        with suppress(InvalidName):
+            folder = RecordingName.parse(f"{encoded}/x.mp3").folder
+            assert folder not in files
+            assert folder != f"{filename}.{kind}"
+
+
+@given(call_ids, call_ids)
+def test_two_folders_never_share_one(name, other):
+    folders = []
+    for each in (name, other):
+        encoded = quote(each.encode("utf-8", "surrogateescape"), safe="")
+        with suppress(InvalidName):
+            folders.append(RecordingName.parse(f"{encoded}/x.mp3").folder)
+    if len(folders) == 2:
+        assert (folders[0] == folders[1]) is (name == other)
+
+
+@given(call_ids, extensions, call_ids, extensions)
+def test_what_earlier_releases_stored_is_taken_for_no_other_recording(
+    call_id, extension, other_id, other_extension
+):
+    name = RecordingName.parse(as_kazoo(call_id, extension)).filename
+    other = RecordingName.parse(as_kazoo(other_id, other_extension)).filename
+    if name != other:
+        assert older(name) not in (other, older(other))
 
 
 @given(call_ids, extensions)

@@ -24,7 +24,7 @@ from support.receivers import Receiver
         ("/kzr/call_recording_a%2Fb.mp3", "a%2Fb.mp3"),
         ("/kzr/call_recording_a%252Fb.mp3", "a%252Fb.mp3"),
         ("/kzr/call_recording_a#b.mp3", "a%23b.mp3"),
-        ("/kzr/call_recording_..%2f..%2f..%2fetc%2fpasswd", "%2E.%2F..%2F..%2Fetc%2Fpasswd"),
+        ("/kzr/call_recording_..%2f..%2f..%2fetc%2fpasswd", "%2E.%2F..%2F..%2Fetc%2Fpasswd~"),
         ("/kzr/call_recording_a%0d%0a%00b.mp3", "a%0D%0A%00b.mp3"),
     ],
 )

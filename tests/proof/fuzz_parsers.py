@@ -48,7 +48,7 @@ from urllib3 import encode_multipart_formdata
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
-from receiver.core.naming import LONGEST_FILENAME, RecordingName, sidecar
+from receiver.core.naming import BARE, LONGEST_FILENAME, RecordingName, sidecar
 from receiver.errors import IncompleteBody, InvalidName
 from receiver.formats import SIDECARS
 from receiver.senders import forms
@@ -94,7 +94,7 @@ def check_name(name: RecordingName) -> None:
     path, filename = str(name), name.filename
     folders = name.folder.split("/") if name.folder else []
     assert path == "/".join([*folders, filename])
-    assert len(filename) <= LONGEST_FILENAME
+    assert len(filename.removesuffix(BARE)) <= LONGEST_FILENAME
     for part in (
         *folders,
         filename,

@@ -208,7 +208,7 @@ class TestNames:
             ("/A/U?token=abc&recording=call_recording_X..mp3&from=call_recording_Z", "A/U/X.mp3"),
             ("/kzr/call_recording_X.mp3?token=abc&recording=call_recording_Y.mp3", "X.mp3"),
             ("/kzr/X.mp3?token=abc&recording=call_recording_Y.mp3", "X.mp3"),
-            ("/kzr/call_recording_X.?token=abc&recording=call_recording_Y.mp3", "X"),
+            ("/kzr/call_recording_X.?token=abc&recording=call_recording_Y.mp3", "X~"),
         ],
     )
     def test_name_in_the_query_counts_where_the_path_has_none(self, receiver, target, path):

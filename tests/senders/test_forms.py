@@ -13,6 +13,19 @@ from support.receivers import Receiver
 
 AUDIO = b"ID3\x03" + bytes(range(256)) * 1000
 
+FILE = (
+    f'\r\n--{B}\r\ncontent-disposition: form-data; name="file"; filename="a.mp3"\r\n'.encode()
+    + b"content-type: audio/mpeg\r\n\r\n"
+    + AUDIO
+)
+END = f"\r\n--{B}--\r\n".encode()
+
+
+def field(name: str, value: bytes) -> bytes:
+    """A text field as curl and browsers send it."""
+    head = f'\r\n--{B}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
+    return head.encode() + value
+
 
 def post(receiver: Receiver, body: bytes, b: str = B, **kwargs):
     headers = {"Content-Type": TYPE + b}
@@ -62,6 +75,57 @@ class TestServer:
         assert answer.status == 400, answer.text
         assert answer.line
         assert worker.stored() == {}
+
+    @pytest.mark.parametrize("before", [0, 1, 2, 3])
+    def test_text_fields_are_metadata_wherever_they_are(self, worker, before):
+        fields = [field("call_id", b"abc"), field("from", "Jörg".encode()), field("to", b"M\xf6")]
+        body = b"".join([*fields[:before], FILE, *fields[before:], END])
+        assert post(worker, body).status == 201
+        assert worker.stored() == {"A/D/X.mp3": AUDIO}
+        assert worker.metadata("A/D/X.mp3") == {"call_id": "abc", "from": "Jörg", "to": "Mö"}
+
+    def test_text_fields_stand_beside_a_json_document(self, worker):
+        assert post(worker, field("to", b"1") + form(AUDIO)).status == 201
+        assert worker.metadata("A/D/X.mp3") == TELLS | {"to": "1"}
+
+    def test_text_fields_are_bounded_and_hold_no_token(self, worker):
+        fields = [field(name, b"secret") for name in ("token", "Recording")]
+        fields += [field(f"n{n}", b"v" * 100_000) for n in range(100)]
+        assert post(worker, b"".join([*fields, FILE, END])).status == 201
+        assert worker.metadata("A/D/X.mp3") == {f"n{n}": "v" * 1024 for n in range(64)}
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            lambda: field("file", b"ID3 audio") + END,
+            lambda: field("a", b"1") + field("b", b"2") + END,
+            lambda: field("a", b"") + END,
+        ],
+    )
+    def test_form_of_text_alone_is_refused_with_what_is_missing(self, worker, body):
+        answer = post(worker, body())
+        assert answer.status == 400
+        assert answer.line.startswith("the multipart body holds no recording: send it as a part")
+        assert worker.stored() == {}
+
+    def test_two_files_are_still_refused(self, worker):
+        answer = post(worker, field("a", b"1") + FILE + FILE + END)
+        assert (answer.status, "more than one recording" in answer.line) == (400, True)
+
+    def test_json_after_a_json_document_is_the_recording(self, worker):
+        part = f'\r\n--{B}\r\ncontent-disposition: form-data; name="a"\r\n'.encode()
+        part += b"content-type: application/json\r\n\r\n"
+        assert post(worker, part + b'{"to": "1"}' + part + b"[]" + END).status == 201
+        assert worker.stored() == {"A/D/X.mp3": b"[]"}
+        assert worker.metadata("A/D/X.mp3") == {"to": "1"}
+
+    def test_deep_json_stores_nothing_and_ordinary_json_can_be_read(self, worker):
+        deep = b'{"a": ' + b"[" * 900 + b"0, " * 20_000 + b"0" + b"]" * 900 + b"}"
+        assert post(worker, form(AUDIO, deep)).line.endswith("nested more than 64 levels deep")
+        assert worker.stored() == {}
+        flat = {"a": [[[[[0] * 10] * 10] * 10] * 5]}
+        assert post(worker, form(AUDIO, flat)).status == 201
+        assert worker.metadata("A/D/X.mp3") == flat
 
     def test_cut_form_stores_nothing(self, worker):
         head = f"POST /kzr/X.mp3 HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}{B}\r\n"

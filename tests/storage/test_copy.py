@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from receiver.core.naming import RecordingName
+from receiver.core.naming import RecordingName, sidecar
 from receiver.parts import Storage
 from receiver.storage import open_storage
 from receiver.storage.copying import copy_all
@@ -50,7 +51,7 @@ def old(tmp_path) -> Storage:
         publish(storage, os.urandom(700_000), name, metadata=b'{"first": 1}')
         publish(storage, b"", name)
         publish(storage, os.urandom(10), name, metadata=b'{"third": 1}')
-    (tmp_path / "old" / NAMES[0].folder / NAMES[0].sidecar("vtt")).write_text("WEBVTT")
+    (tmp_path / "old" / NAMES[0].folder / sidecar(NAMES[0].filename, "vtt")).write_text("WEBVTT")
     return storage
 
 
@@ -79,6 +80,22 @@ def test_copy_through_any_storage_comes_out_as_it_went_in(old, tmp_path, backend
         assert after == before
 
 
+def test_copy_moves_a_recording_and_a_folder_of_the_same_name(tmp_path, backend):
+    """Whichever came first, and whatever the storages between: a bucket has no folders."""
+    old = open_storage(str(tmp_path / "old"))
+    names = [RecordingName.parse(path) for path in ("A", "A/B/x.mp3", "A/B", "x.mp3", "x.mp3/y")]
+    for name in names:
+        publish(old, str(name).encode(), name, metadata=b"{}")
+    for source, destination in ((tmp_path / "old", backend.url), (backend.url, tmp_path / "new")):
+        result = run(source, destination)
+        assert (result.returncode, "5 copied" in result.stdout) == (0, True), result
+    assert len(files(tmp_path / "new")) == 10
+    new = open_storage(str(tmp_path / "new"))
+    for name in names:
+        with closing(new.open(str(name))) as recording:
+            assert recording.read(100) == str(name).encode()
+
+
 def test_copy_that_broke_off_goes_on(old, tmp_path):
     run(tmp_path / "old", tmp_path / "new")
     (tmp_path / "new" / str(NAMES[0])).unlink()
@@ -89,12 +106,12 @@ def test_copy_that_broke_off_goes_on(old, tmp_path):
 
 def test_another_recording_of_the_same_name_is_kept_and_reported(old, tmp_path):
     (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "no-extension").write_bytes(b"other")
+    (tmp_path / "new" / "no-extension~").write_bytes(b"other")
     result = run(tmp_path / "old", tmp_path / "new")
     assert result.returncode == 1
-    assert "no-extension: another recording is stored as no-extension" in result.stderr
+    assert "no-extension~: another recording is stored as no-extension~" in result.stderr
     assert "8 copied, 0 were there already, 1 failed" in result.stdout
-    assert (tmp_path / "new" / "no-extension").read_bytes() == b"other"
+    assert (tmp_path / "new" / "no-extension~").read_bytes() == b"other"
 
 
 def test_copy_that_reads_back_otherwise_is_reported(old, tmp_path, monkeypatch):
@@ -103,14 +120,14 @@ def test_copy_that_reads_back_otherwise_is_reported(old, tmp_path, monkeypatch):
 
     def damage(self, path, file, modified):
         outcome = put(self, path, file, modified)
-        if path == "no-extension":
+        if path == "no-extension~":
             (tmp_path / "new" / path).write_bytes(b"damaged")
         return outcome
 
     monkeypatch.setattr(DirectoryStorage, "put", damage)
     report = copy_all(old, new)
     assert report.failed == [
-        "no-extension: the copy reads back otherwise: delete it and copy again"
+        "no-extension~: the copy reads back otherwise: delete it and copy again"
     ]
     assert report.copied == 8
 

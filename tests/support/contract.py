@@ -9,9 +9,10 @@ from contextlib import closing
 
 import pytest
 
-from receiver.core.naming import RecordingName
+from receiver.core.naming import RecordingName, sidecar
 from receiver.errors import Held, NameExists, NameTaken, NotStored, StorageFailed
 from receiver.parts import Outcome, Storage
+from receiver.storage.base import open_named
 from receiver.storage.paths import numbered
 from support.storages import NAME, publish
 
@@ -131,9 +132,10 @@ class StorageContract:
         for name in (NAME, NAME, bare, json_):
             publish(storage, name.call_id.encode() + os.urandom(4), name, metadata=b"{}")
         found = {each.path: each for each in storage.scan()}
-        assert sorted(found) == sorted([str(NAME), numbered(str(NAME), 1), "bare", "A/fields.json"])
-        assert found["bare"].size == 8
-        assert abs(found["bare"].modified - time.time()) < 60
+        paths = [str(NAME), numbered(str(NAME), 1), "bare~", "A/fields.json"]
+        assert sorted(found) == sorted(paths)
+        assert found["bare~"].size == 8
+        assert abs(found["bare~"].modified - time.time()) < 60
 
     @pytest.mark.parametrize(
         ("prefix", "found"),
@@ -149,6 +151,61 @@ class StorageContract:
         publish(storage, b"audio")
         publish(storage, b"audio", RecordingName("ACCOUNT2", "x", "mp3"))
         assert sorted(each.path for each in storage.scan(prefix)) == found
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ("ACCOUNT", "ACCOUNT/USER/call_recording_x.mp3"),
+            ("call_recording_2026.", "2026/11/call_recording_x.mp3"),
+            ("ACCOUNT/DOC", "ACCOUNT/DOC/NAME"),
+            ("X.mp3", "X.mp3/call_recording_x.mp3"),
+            ("X.WAV", "X.WAV/x"),
+            ("X.mp3", "X.mp3.json/x.mp3"),
+            ("X", "X~.json/x.mp3"),
+            ("X", "X~/X~~.json/x.mp3"),
+            ("X", "X/X~~1/x.mp3"),
+            ("X.mp3", "X~1.mp3/x.mp3"),
+            ("call_recording_X.mp3.", "X.mp3/x.mp3"),
+        ],
+    )
+    def test_recording_and_folder_never_want_the_same_name(self, storage, one, other):
+        names = [RecordingName.parse(one), RecordingName.parse(other)]
+        for order in (names, names[::-1]):
+            for name in order:
+                for data in (b"1", b"2"):
+                    publish(storage, str(name).encode() + data, name, metadata=b"{%s}" % data)
+        for name in names:
+            with closing(storage.open(str(name))) as recording:
+                assert recording.read(1000) == str(name).encode() + b"2"
+        assert len(list(storage.scan())) == 4
+        assert len(self.read()) == 8
+
+    def test_recording_that_an_earlier_release_stored_is_superseded_and_retried(self, storage):
+        for path, name in (
+            ("A/bare", RecordingName("A", "bare", "")),
+            ("example.com.au/x.mp3", RecordingName.parse("example.com.au/x.mp3")),
+        ):
+            with storage.incoming() as file:
+                file.write(b"old")
+                file.flush()
+                storage.put(path, file, 1_700_000_000)
+            assert publish(storage, b"old", name).outcome is Outcome.IDENTICAL
+            with pytest.raises(NameExists):
+                publish(storage, b"new", name, only_new=True)
+            stored = publish(storage, b"new", name, metadata=b"{}")
+            assert (stored.outcome, stored.path) == (Outcome.SUPERSEDED, path)
+            kept = numbered(path, 1)
+            about = sidecar(path, "json")
+            files = {each: data for each, data in self.read().items() if each[:2] == path[:2]}
+            assert files == {path: b"new", about: b"{}", kept: b"old"}
+            assert publish(storage, b"old", name).outcome is Outcome.IDENTICAL
+            assert {each.path for each in storage.scan(path[:2])} == {path, kept}
+            found, recording = open_named(storage, name)
+            recording.close()
+            assert found == path
+            storage.delete(path)
+            storage.delete(kept)
+            assert publish(storage, b"again", name).path == str(name)
 
     def test_what_is_put_is_at_that_path_and_never_overwritten(self, storage):
         path = numbered(str(NAME), 7)
