@@ -2,6 +2,7 @@
 
 import base64
 import os
+import tempfile
 
 import pytest
 
@@ -79,9 +80,10 @@ class TestServer:
         assert worker.stored() == {}
 
     def test_disk_that_fails_is_no_broken_form(self, start):
-        receiver = start(storage="/dev/shm/receiver-forms", min_free="1000T")
+        disk = tempfile.mkdtemp(dir="/dev/shm")
+        receiver = start(storage=disk, min_free="1000T")
         assert post(receiver, form(AUDIO)).status == 507
-        os.rmdir("/dev/shm/receiver-forms")
+        os.rmdir(disk)
 
     def test_one_gibibyte_of_base64_costs_less_than_8_mib(self, start):
         receiver = start("--threads=1", max_bytes="2G")
