@@ -20,6 +20,8 @@ from support.ports import free_port
 from support.waiting import wait_for
 
 DEPLOY = PROJECT / "deploy"
+# Which has answered before it is stopped: gunicorn loses a SIGTERM to one that still starts.
+ONE_WORKER = "--workers=1"
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_receiver_needs_no_system_call_that_the_unit_forbids(tmp_path):
     port = free_port()
     command = [need("strace"), "-f", "-qq", "-o", tmp_path / "trace", sys.executable]
     process = subprocess.Popen(
-        [*command, PROJECT / "app.py", f"--bind=127.0.0.1:{port}"],
+        [*command, PROJECT / "app.py", ONE_WORKER, f"--bind=127.0.0.1:{port}"],
         cwd=tmp_path,
         stderr=subprocess.DEVNULL,
     )
@@ -116,7 +118,7 @@ def test_socket_of_systemd_is_taken_and_its_queue_survives_a_restart(tmp_path):
             # What systemd does: the socket as descriptor 3, and two variables.
             script = 'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&"$FD"'
             return subprocess.Popen(
-                ["bash", "-c", script, "bash", sys.executable, PROJECT / "app.py"],
+                ["bash", "-c", script, "bash", sys.executable, PROJECT / "app.py", ONE_WORKER],
                 env={"PATH": "/usr/bin:/bin", "FD": str(held.fileno())},
                 pass_fds=[held.fileno()],
                 cwd=tmp_path,

@@ -120,9 +120,10 @@ def test_every_acknowledged_recording_has_its_jobs_done(start, tmp_path, queue, 
     acknowledged = {path for sender in senders for path in sender.acknowledged}
     commands = tmp_path / "commands"
     try:
-        wait_for(lambda: acknowledged <= names(consumer), 90, "all webhooks")
-        wait_for(lambda: acknowledged <= {*commands.read_text().split()}, 60, "all commands")
-        wait_for(lambda: is_done(settings), 60, "an empty queue")
+        # Each pause before a retry is three times the last: the fourth ends after 200 seconds.
+        wait_for(lambda: acknowledged <= names(consumer), 300, "all webhooks")
+        wait_for(lambda: acknowledged <= {*commands.read_text().split()}, 300, "all commands")
+        wait_for(lambda: is_done(settings), 300, "an empty queue")
     finally:
         worker.stop()
         consumer.close()

@@ -1,6 +1,7 @@
 """What nginx hands over in place of a body."""
 
 import os
+import tempfile
 import time
 
 import pytest
@@ -86,7 +87,9 @@ def test_other_file_system_stops_the_start(tmp_path):
     from receiver import create_app
     from receiver.errors import SettingError
 
-    settings = {"STORAGE": str(tmp_path), "HANDOVER_DIR": "/dev/shm/handover"}
+    elsewhere = tempfile.mkdtemp(dir="/dev/shm")
+    settings = {"STORAGE": str(tmp_path), "HANDOVER_DIR": f"{elsewhere}/handover"}
     with pytest.raises(SettingError, match="put it into the file system of KZR_STORAGE"):
         create_app(settings)
-    os.rmdir("/dev/shm/handover")
+    os.rmdir(f"{elsewhere}/handover")
+    os.rmdir(elsewhere)
