@@ -228,15 +228,16 @@ def erase(
     def work(match: Match) -> None:
         receipt = _erase_one(storage, wanted, match)
         gone.extend((match.path, receipt.path))
-        steps: list[Callable[[], object]] = [lambda: erased(receipt)]
-        if jobs:
-            for path in {match.path, receipt.path, original(match.path)}:
-                steps.append(partial(jobs.forget, path, match.etag))
-        for step in steps:
+        for step in (partial(erased, receipt), partial(forget_jobs, match, receipt)):
             try:
                 step()
             except Exception as error:
                 failed.append(shown(f"{match.path}: {error}"))
+
+    def forget_jobs(match: Match, receipt: Receipt) -> None:
+        if jobs:
+            for path in {match.path, receipt.path, original(match.path)}:
+                jobs.forget(path, match.etag)
 
     try:
         with ThreadPoolExecutor(1) as pool:

@@ -22,7 +22,7 @@ from ..errors import NameTaken, NotStored, ReceiverError, SettingError
 from ..formats import SIDECARS
 from ..parts import Listed, Name, Outcome, Recording, Stored
 from .base import BackEnd, held
-from .paths import is_recording
+from .paths import is_recording, recording_of
 from .sidecars import HOLD
 from .versions import Versions
 
@@ -107,6 +107,15 @@ class DirectoryStorage(Folder, BackEnd):
                 with suppress(FileNotFoundError):  # deleted meanwhile
                     status = entry.stat(follow_symlinks=False)
                     yield Listed(path, status.st_size, status.st_mtime)
+
+    def sidecars(self) -> Iterator[str]:
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = (name for name in folders if not name.startswith("."))
+            below = os.path.relpath(folder, self.root)
+            for name in names:
+                path = name if below == "." else f"{below}/{name}"
+                if recording_of(path):
+                    yield path
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         folder, _, filename = path.rpartition("/")

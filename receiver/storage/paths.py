@@ -31,6 +31,16 @@ def is_recording(filename: str) -> bool:
     return not (about and (about["bare"] or has_extension(about["recording"])))
 
 
+def recording_of(path: str) -> str:
+    """The stored path of the recording that a sidecar belongs to; "" of what is none, or hidden."""
+    folder, slash, filename = path.rpartition("/")
+    about = _SIDECAR.fullmatch(filename)
+    is_hidden = any(part.startswith(".") for part in path.split("/"))
+    if not about or is_hidden or is_recording(filename):
+        return ""
+    return folder + slash + about["recording"]
+
+
 def original(path: str) -> str:
     """The stored path of the name that a superseded recording had: without its number."""
     return _NUMBER.sub("", path)
