@@ -229,8 +229,8 @@ def _abandon(stream: Any) -> None:
 @contextmanager
 def _finished() -> Iterator[None]:
     """Let a closed terminal or a stop end the work as Ctrl-C does: between two recordings."""
-    signals = [each for each in (signal.SIGHUP, signal.SIGTERM) if signal.getsignal(each)]
-    signals = [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]
+    ends = (signal.SIGHUP, signal.SIGTERM)
+    signals = [each for each in ends if signal.getsignal(each) is not signal.SIG_IGN]  # of nohup
 
     def stop(number: int, frame: object) -> None:
         for each in signals:

@@ -81,7 +81,7 @@ def purge_carefully(
         catalog,
         keep_days,
         now,
-        earliest=0.0 if confirmed else EARLIEST,
+        earliest=float("-inf") if confirmed else EARLIEST,
         removed=removed,
         progress=progress,
     )

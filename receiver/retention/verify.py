@@ -100,14 +100,14 @@ def _check(
     path = listed.path
     if catalog and not catalog.get(path) and _is_settled(listed.modified, now):
         report.tell("extra", path, "stored, but not in the catalog")
+    for kind in SIDECARS:
+        _check_beside(storage, sidecar(path, kind), report)
     is_known, changed = _compare(storage, catalog, path, now)
     with report.lock:
         report.read += 1
         report.without += not is_known
     for why in changed:
         report.tell("changed", path, why)
-    for kind in SIDECARS:
-        _check_beside(storage, sidecar(path, kind), report)
 
 
 def _check_beside(storage: Storage, path: str, report: Report) -> None:

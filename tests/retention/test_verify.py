@@ -264,7 +264,7 @@ def test_what_a_bucket_noted_is_compared(rclone, monkeypatch):
     assert line.endswith(f", and was {digest} (storage)")
 
 
-@pytest.mark.parametrize("length", [b"", b"ne", b"newer"])
+@pytest.mark.parametrize("length", [b"", b"ne", b"newest"])
 def test_size_of_the_catalog_counts(directory, catalog, length):
     for path in (directory.root / "third.wav", directory.root / "no-extension"):
         path.write_bytes(b"third")
