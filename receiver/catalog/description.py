@@ -11,6 +11,7 @@ from ..storage.sidecars import account_of, as_line
 
 # Seconds from the year 0, in which Kazoo counts, to 1970 (calendar:datetime_to_gregorian_seconds).
 GREGORIAN = 62_167_219_200
+EARLIEST, LATEST = -62_135_000_000.0, 253_402_000_000.0  # of the years 1 and 9999
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def describe(storage: Storage, listed: Listed, opened: Recording | None = None) 
         folder=folder,
         original=original(path),
         size=listed.size,
-        received=listed.modified if math.isfinite(listed.modified) else 0.0,
+        received=_in_calendar(listed.modified),
         account=account_of(told, folder),
         call_id=text("call_id") or as_line(call_id_of(path)),
         caller_name=text("caller_id_name"),
@@ -91,6 +92,11 @@ def look(storage: Storage, path: str) -> tuple[str, Description]:
         return recording.etag, describe(storage, listed, recording)
 
 
+def _in_calendar(modified: float) -> float:
+    """A time, or the nearest to it that a calendar has: file systems take any number."""
+    return min(max(modified, EARLIEST), LATEST) if math.isfinite(modified) else 0.0
+
+
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace").replace("\0", "")
 
@@ -100,7 +106,7 @@ def _number(value: object, unit: float = 1) -> float:
         number = float(str(value)) * unit
     except (ValueError, OverflowError):
         return 0.0
-    return round(number, 3) if 0 < number < 1e12 else 0.0
+    return round(number, 3) if 0 < number < LATEST else 0.0
 
 
 def _measured_duration(storage: Storage, path: str, opened: Recording | None) -> float:

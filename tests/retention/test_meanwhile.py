@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("sqlalchemy")
 
 from receiver.catalog.catalog import Catalog
-from receiver.catalog.description import look
+from receiver.catalog.description import LATEST, look
 from receiver.catalog.indexing import Indexer, reindex
 from receiver.core.naming import RecordingName
 from receiver.errors import NotStored, StorageFailed, StorageUnavailable
@@ -173,7 +173,7 @@ class TestOdd:
         assert odd == []
         assert sorted(catalog.paths()) == sorted(map(str, self.NAMES))
         kept = (directory.root / "2.mp3").stat().st_mtime  # file systems have their own bounds
-        assert catalog.get("2.mp3").received == kept
+        assert catalog.get("2.mp3").received == min(kept, LATEST)
 
     @pytest.mark.parametrize(
         "error",
