@@ -15,6 +15,7 @@ from flask import Config
 from .errors import SettingError
 
 PREFIX = "KZR"
+MOST_DAYS = 36_500  # to keep recordings: a century
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,16 @@ def keep_days(text: str) -> dict[str, int]:
     """Days by account; "" is for all others."""
     days: dict[str, int] = {}
     for word in text.split():
-        account, _, number = word.rpartition("=")
-        days[account] = positive(number)
+        account, named, number = word.partition("=")
+        if not named:
+            account, number = "", word
+        elif not account:
+            raise ValueError(f"{word} names no account: write ACCOUNT=DAYS")
+        if not re.fullmatch("[0-9]{1,9}", number) or not 0 < int(number) <= MOST_DAYS:
+            raise ValueError(f"{word}: expected days from 1 to {MOST_DAYS}, or ACCOUNT=DAYS")
+        if account in days:
+            raise ValueError(f"{account or 'all others'} has two numbers of days: keep one")
+        days[account] = int(number)
     return days
 
 

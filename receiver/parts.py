@@ -55,7 +55,8 @@ class Recording:
     """A stored recording, open for reading: `file` is seekable, `modified` in seconds (POSIX).
 
     `path` is that of its file, where it is one that a web server could send itself; `link` makes
-    a URL from which anybody may fetch it for some minutes, where the storage has such.
+    a URL from which anybody may fetch it for some minutes, where the storage has such. `noted` is
+    the SHA-256 that the storage noted when it was written, "" where it does none.
     """
 
     file: BinaryIO
@@ -64,6 +65,7 @@ class Recording:
     etag: str
     path: Path | None = None
     link: Callable[[], str] | None = None
+    noted: str = ""
 
     def read(self, limit: int) -> bytes:
         """The next bytes, at most `limit`; none at the end."""
@@ -168,6 +170,10 @@ class Storage(Protocol):
         """
 
     @abstractmethod
+    def sidecars(self) -> Iterator[str]:
+        """List the stored paths of what lies beside recordings, or beside places for them."""
+
+    @abstractmethod
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         """Make the complete local file `file` durable at exactly `path`: `created`, `identical`.
 
@@ -253,6 +259,8 @@ class Described(Protocol):
     def call_id(self) -> str: ...
     @property
     def sha256(self) -> str: ...
+    @property
+    def size(self) -> int: ...
 
 
 class Catalog(Protocol):

@@ -36,6 +36,46 @@ def test_text_becomes_a_value(name, text, value):
 
 
 @pytest.mark.parametrize(
+    ("text", "days"),
+    [
+        ("", {}),
+        ("365", {"": 365}),
+        ("365 A=30", {"": 365, "A": 30}),
+        (" A=30\n\tB=0007 ", {"A": 30, "B": 7}),
+        ("36500", {"": 36_500}),
+    ],
+)
+def test_days_to_keep_recordings_are_by_account(text, days):
+    assert config.load({"KEEP_DAYS": text})["KEEP_DAYS"] == days
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("365 30", "all others has two numbers of days: keep one"),
+        ("365 365", "all others has two numbers of days: keep one"),
+        ("A=1 A=2", "A has two numbers of days: keep one"),
+        ("A=1 7 A=1", "A has two numbers of days: keep one"),
+        ("=30", "=30 names no account: write ACCOUNT=DAYS"),
+        ("365 =30", "=30 names no account: write ACCOUNT=DAYS"),
+        *(
+            (text, f"{text}: expected days from 1 to 36500, or ACCOUNT=DAYS")
+            for text in (
+                *("-1", "A=-1", "+30", "0", "A=0", "365d", "365,30", "A=", "A", "A==3", "A=B=3"),
+                *("36501", "A=99999999999999999999", "1e3", "1.5", "\u0663", "\u00b3", "3_0"),
+                "9" * 5000,
+            )
+        ),
+        ("A = 30", "A: expected days from 1 to 36500, or ACCOUNT=DAYS"),
+    ],
+)
+def test_days_that_are_ambiguous_or_out_of_reason_are_refused(text, reason):
+    with pytest.raises(SettingError) as error:
+        config.load({"KEEP_DAYS": text})
+    assert str(error.value) == f"KZR_KEEP_DAYS={text}: {reason}"
+
+
+@pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
         ("MAX_BYTES", "lots", "KZR_MAX_BYTES=lots: expected a size in bytes, such as 100M or 2G"),

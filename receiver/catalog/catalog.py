@@ -1,5 +1,6 @@
 """What was received, in SQL, for people to find; disposable, because the storage is the truth."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -11,18 +12,21 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from ..errors import CatalogUnavailable
+from ..errors import CatalogUnavailable, NotStored, StorageFailed, StorageUnavailable
 from ..parts import Storage
+from ..shown import shown
 from ..sql import Busy, Database, is_passing, line_of
 from ..storage.paths import original
-from .description import Description, describe_all, describe_stored
+from .description import Description, look
 from .search import Query, Search
 from .tables import id_of, key_of, recordings, row_of, tables, terms, terms_of
 
 CONNECTIONS = 4  # at most, of each process
 ANSWER_TIMEOUT = 10  # seconds without a word from the server
-REFRESHED_MOST = 4  # times, while others attach something to the same recording
+LOOKS_MOST = 20  # at a recording, while others change it or what lies beside it
 FORGOTTEN_AT_ONCE = 200  # recordings
+
+logger = logging.getLogger("receiver.indexing")
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Catalog:
 
     def remove(self, paths: Iterable[str]) -> None:
         """Forget recordings that are no longer stored."""
-        all_paths = list(paths)
+        all_paths = [path for path in paths if _is_text(path)]
         for start in range(0, len(all_paths), 1000):
             some = all_paths[start : start + 1000]
             with self._errors():
@@ -75,13 +79,8 @@ class Catalog:
 
     def refresh(self, storage: Storage, path: str) -> None:
         """Add what is known now of the recording that is stored at `path`."""
-        known = None
-        for _ in range(REFRESHED_MOST):
-            found = describe_stored(storage, path)
-            if found == known:
-                break
-            self.add([found])
-            known = found  # unless other work attached something before this was added
+        for error in self.follow(storage, [path]).values():
+            raise error
 
     def forget(self, storage: Storage, paths: Iterable[str]) -> None:
         """Remove recordings, but those that are stored again."""
@@ -89,7 +88,53 @@ class Catalog:
         for start in range(0, len(gone), FORGOTTEN_AT_ONCE):
             batch = gone[start : start + FORGOTTEN_AT_ONCE]
             self.remove(batch)
-            self.add(describe_all(storage, batch))
+            for path, error in self.follow(storage, batch).items():
+                if not isinstance(error, NotStored):
+                    logger.warning("not in the catalog: %s: %s", shown(path), shown(error))
+
+    def follow(self, storage: Storage, paths: Iterable[str]) -> dict[str, Exception]:
+        """Make the rows of recordings what the storage says; return why some have none.
+
+        It looks again after it wrote, until that changes nothing: what was erased, superseded or
+        described by others meanwhile is as the storage has it now. What cannot be read has no row.
+        """
+        waiting = list(dict.fromkeys(paths))
+        known: dict[str, object] = {}
+        missing: dict[str, Exception] = {}
+        for _ in range(LOOKS_MOST):
+            changed: dict[str, Description | None] = {}
+            for path in waiting:
+                seen, error = _seen(storage, path)
+                if error:
+                    missing[path] = error
+                else:
+                    missing.pop(path, None)
+                if path not in known or known[path] != seen:
+                    changed[path] = seen[1] if seen else None
+                known[path] = seen
+            if not changed:
+                return missing
+            self.remove(path for path, found in changed.items() if found is None)
+            for path, error in self._add_each(filter(None, changed.values())):
+                missing[path], known[path] = error, None
+            waiting = list(changed)
+        self.remove(waiting)  # what is not known for certain must not stay
+        unsettled = StorageUnavailable("others keep changing it: run flask --app app reindex")
+        return missing | dict.fromkeys(waiting, unsettled)
+
+    def _add_each(self, descriptions: Iterable[Description]) -> Iterator[tuple[str, Exception]]:
+        """Add recordings, and yield those that the database does not take, with its reason."""
+        rows = list(descriptions)
+        try:
+            self.add(rows)
+        except CatalogUnavailable:
+            raise
+        except Exception as error:
+            if len(rows) > 1:
+                for row in rows:
+                    yield from self._add_each([row])
+            else:
+                yield rows[0].path, error
 
     def paths(self) -> Iterator[str]:
         """The stored paths of all recordings."""
@@ -109,6 +154,8 @@ class Catalog:
 
     def get(self, path: str) -> Description | None:
         """What is known of the recording that is stored at `path`."""
+        if not _is_text(path):
+            return None
         with self._connection() as connection:
             found = connection.execute(_select().where(_is_at([path]))).first()
         return _description(found) if found else None
@@ -175,6 +222,21 @@ class Catalog:
         with self._database.schema_lock():
             self._database.transaction(tables.create_all)
         self._is_ready = True
+
+
+def _seen(storage: Storage, path: str) -> tuple[tuple[str, Description] | None, Exception | None]:
+    """What is stored at `path`, or why that cannot be told."""
+    if not _is_text(path):
+        return None, StorageFailed("its name is not UTF-8: rename it")
+    try:
+        return look(storage, path), None
+    except Exception as error:
+        return None, error
+
+
+def _is_text(path: str) -> bool:
+    """Whether a database takes a path: one that is not UTF-8 has surrogate escapes."""
+    return path.encode("utf-8", "replace").decode() == path
 
 
 def _unavailable(reason: str) -> CatalogUnavailable:

@@ -1,11 +1,9 @@
 """What is known of a stored recording: from its name, its metadata, and the audio itself."""
 
-import logging
-from collections.abc import Iterable, Iterator
+import math
 from contextlib import closing
 from dataclasses import dataclass
 
-from ..errors import NotStored, ReceiverError
 from ..parts import Listed, Recording, Storage
 from ..storage import sidecars
 from ..storage.paths import call_id_of, extension_of, folder_of, original
@@ -13,8 +11,7 @@ from ..storage.sidecars import account_of, as_line
 
 # Seconds from the year 0, in which Kazoo counts, to 1970 (calendar:datetime_to_gregorian_seconds).
 GREGORIAN = 62_167_219_200
-
-logger = logging.getLogger("receiver.indexing")
+EARLIEST, LATEST = -62_135_000_000.0, 253_402_000_000.0  # of the years 1 and 9999
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def describe(storage: Storage, listed: Listed, opened: Recording | None = None) 
         folder=folder,
         original=original(path),
         size=listed.size,
-        received=listed.modified,
+        received=_in_calendar(listed.modified),
         account=account_of(told, folder),
         call_id=text("call_id") or as_line(call_id_of(path)),
         caller_name=text("caller_id_name"),
@@ -84,22 +81,20 @@ def describe(storage: Storage, listed: Listed, opened: Recording | None = None) 
     )
 
 
-def describe_all(storage: Storage, paths: Iterable[str]) -> Iterator[Description]:
-    """Describe those of the recordings that are stored and can be read."""
-    for path in dict.fromkeys(paths):
-        try:
-            yield describe_stored(storage, path)
-        except NotStored:
-            continue
-        except ReceiverError as error:
-            logger.warning("not in the catalog: %s: %s", path, error)
+def look(storage: Storage, path: str) -> tuple[str, Description]:
+    """The etag of the recording that is stored at `path`, and its description.
 
-
-def describe_stored(storage: Storage, path: str) -> Description:
-    """Describe the recording that is stored at `path`, or raise `NotStored`."""
+    Raises as the storage does. Where another takes the name meanwhile, the description may be of
+    both: only what is the same when somebody looks again is that of one.
+    """
     with closing(storage.open(path)) as recording:
         listed = Listed(path, recording.size, recording.modified)
-        return describe(storage, listed, recording)
+        return recording.etag, describe(storage, listed, recording)
+
+
+def _in_calendar(modified: float) -> float:
+    """A time, or the nearest to it that a calendar has: file systems take any number."""
+    return min(max(modified, EARLIEST), LATEST) if math.isfinite(modified) else 0.0
 
 
 def _text(data: bytes) -> str:
@@ -109,9 +104,9 @@ def _text(data: bytes) -> str:
 def _number(value: object, unit: float = 1) -> float:
     try:
         number = float(str(value)) * unit
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
-    return round(number, 3) if 0 < number < 1e12 else 0.0
+    return round(number, 3) if 0 < number < LATEST else 0.0
 
 
 def _measured_duration(storage: Storage, path: str, opened: Recording | None) -> float:

@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 
 from ..errors import CatalogUnavailable, NotStored
 from ..parts import Parts, Storage
+from ..shown import shown
 from .catalog import Catalog
-from .description import Description, describe, describe_all
 
 MOST_WAITING = 10_000  # recordings; more are left to the next reindex
 BATCH = 500  # recordings
@@ -78,43 +79,50 @@ class Indexer:
         is_down = False
         while True:
             try:
-                self._catalog.add(describe_all(self._parts.storage, paths))
+                missing = self._catalog.follow(self._parts.storage, paths)
                 break
-            except CatalogUnavailable as error:
+            except CatalogUnavailable as down:
                 if not is_down:
-                    logger.warning("%s: it is tried again", error)
+                    logger.warning("%s: it is tried again", down)
                 is_down = True
                 time.sleep(PAUSE)
-            except Exception:
+            except Exception as failed:
                 if len(paths) == 1:
-                    logger.exception("not in the catalog: %s", paths[0])
+                    missing = {paths[0]: failed}
                     break
                 for path in paths:
                     self._index([path])
-                break
+                return
+        for path, error in missing.items():
+            if not isinstance(error, NotStored):
+                logger.warning("not in the catalog: %s: %s", shown(path), shown(error))
 
 
 def reindex(
-    catalog: Catalog, storage: Storage, *, progress: Callable[[int], object] = lambda count: None
+    catalog: Catalog,
+    storage: Storage,
+    *,
+    progress: Callable[[int], object] = lambda count: None,
+    odd: Callable[[str, Exception], object] = lambda path, error: None,
 ) -> int:
     """Make the catalog what the storage says; return the number of recordings.
 
-    `progress` is called with the number of recordings after each batch. Raises
-    `CatalogUnavailable`, and what the storage raises.
+    `progress` is called with the number of recordings after each batch, and `odd` with each that
+    cannot be read or described. Raises `CatalogUnavailable`, and what scanning the storage raises.
     """
     seen: set[str] = set()
-    batch: list[Description] = []
-    for listed in storage.scan():
-        seen.add(listed.path)
-        with suppress(NotStored):
-            batch.append(describe(storage, listed))
-        if len(batch) >= BATCH:
-            catalog.add(batch)
-            progress(len(batch))
-            batch = []
-    catalog.add(batch)
-    progress(len(batch))
-    gone = [path for path in catalog.paths() if path not in seen]
-    kept = {each.path for each in describe_all(storage, gone)}  # received meanwhile
-    catalog.remove(path for path in gone if path not in kept)
+
+    def follow(paths: list[str]) -> None:
+        for path, error in catalog.follow(storage, paths).items():
+            if not isinstance(error, NotStored):
+                odd(path, error)
+
+    scan = (listed.path for listed in storage.scan())
+    while batch := list(islice(scan, BATCH)):
+        follow(batch)
+        seen.update(batch)
+        progress(len(batch))
+    gone = (path for path in catalog.paths() if path not in seen)
+    while batch := list(islice(gone, BATCH)):  # or received meanwhile
+        follow(batch)
     return len(seen)

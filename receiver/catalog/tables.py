@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import asdict
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, get_type_hints
 
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from .description import Description
 
 LONGEST_TERM = 64  # characters
 MOST_TERMS = 2000  # of one recording
+LATEST = (1 << 43) / 1000 - 1  # seconds, in the year 2248: the ids of later recordings begin here
 
 _bytewise = (
     sa.String(LONGEST_TERM)
@@ -72,7 +73,8 @@ sa.Index("catalog_by_day", recordings.c.day, recordings.c.size)
 
 def key_of(path: str) -> int:
     """A number for a path, which is shorter to look up."""
-    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big", signed=True)
+    data = path.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True)
 
 
 def id_of(each: Description) -> int:
@@ -81,12 +83,21 @@ def id_of(each: Description) -> int:
     So rows lie in the order of time, in which they come and are looked at, and a new catalog has
     the same ids.
     """
-    return int(each.received * 1000) << 20 | key_of(each.path) & 0xFFFFF
+    milliseconds = int(min(max(each.received, -LATEST), LATEST) * 1000)
+    return milliseconds << 20 | key_of(each.path) & 0xFFFFF
 
 
 def row_of(id_: int, each: Description) -> dict[str, Any]:
-    day = datetime.fromtimestamp(each.received).toordinal()
+    day = day_of(each.received)
     return {"id": id_, "original_id": key_of(each.original), "day": day, **asdict(each)}
+
+
+def day_of(received: float) -> int:
+    """The number of a day; of a time that no calendar has, that of the first or the last day."""
+    try:
+        return datetime.fromtimestamp(received).toordinal()
+    except (OverflowError, ValueError, OSError):
+        return 1 if received < 0 else date.max.toordinal()
 
 
 def terms_of(recording: Description) -> set[str]:

@@ -63,7 +63,7 @@ def weighed(storage: Storage) -> Iterator[Any]:
 def _measure(storage: Storage) -> tuple[int, int]:
     """The number of recordings, and their bytes."""
     count = total = 0
-    for recording in storage.scan():
+    for recording in storage.scan(odd=lambda line: None):  # the work itself tells
         count += 1
         total += recording.size
     return count, total

@@ -17,13 +17,14 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from ..access import is_in
-from ..errors import Forbidden
+from ..errors import Forbidden, ReceiverError
 from ..parts import Storage, exchange, parts
+from ..storage.purges import noted
 
 metrics = Blueprint("metrics", __name__)
 
@@ -63,6 +64,31 @@ class FreeSpace(Collector):
         )
 
 
+class Purged(Collector):
+    """What all purges have done, by the worker or a command: they note it in the storage."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            purges = noted(self._storage)
+        except ReceiverError:  # a storage that is down hides no other figure
+            return
+        for name, meaning, value in (
+            ("recordings", "Recordings that were purged.", purges.recordings),
+            ("bytes", "Bytes of recordings that were purged.", purges.size),
+            ("failures", "Recordings that could not be purged, at each purge.", purges.failed),
+        ):
+            yield CounterMetricFamily(f"receiver_purged_{name}", meaning, value)
+        if purges.last:
+            yield GaugeMetricFamily(
+                "receiver_last_purge_timestamp_seconds",
+                "When recordings were last purged.",
+                purges.last,
+            )
+
+
 @metrics.get("/metrics")
 def show() -> Response:
     """Answer with the figures of all processes, in Prometheus' text format."""
@@ -71,6 +97,8 @@ def show() -> Response:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     registry.register(FreeSpace(parts().storage))
+    if current_app.config["KEEP_DAYS"]:
+        registry.register(Purged(parts().storage))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 

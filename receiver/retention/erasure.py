@@ -1,29 +1,30 @@
 """Erasure on request: all that is stored of somebody's calls, and all that is known of them."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import count
 from typing import Any
-from urllib.parse import unquote
 
 from ..core.naming import RecordingName, sidecar
 from ..core.publish import storage_errors
 from ..errors import CatalogUnavailable, Held, NotStored
 from ..formats import SIDECARS
+from ..numbers import digits_of, may_hold, texts_in
 from ..parts import Catalog, Jobs, Listed, Storage
+from ..shown import shown
 from ..storage import sidecars
 from ..storage.parallel import in_parallel
-from ..storage.paths import extension_of, older, original
-from .holds import hold_of, is_stored, versions
+from ..storage.paths import extension_of, numbered, older, original
+from .holds import hold_of, is_stored
 from .purge import catalog_failed, forget, reported
 
 _CALLER = ("caller_id_number", "from")
 _CALLEE = ("callee_id_number", "to")
-_SCHEME = re.compile(r".*\b(?:sips?|tel):", re.IGNORECASE | re.DOTALL)
-_NUMBER = re.compile(r"\+?[0-9 ().-]*[0-9][0-9 ().-]*")
-_ADDRESS = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
+_ADDRESSES = ("from", "to")
+MOST_MISSING = 10  # numbered names that are looked for after the last that is there
 
 
 @dataclass(frozen=True)
@@ -39,34 +40,57 @@ class Wanted:
             name = RecordingName("", self.call_id, extension_of(path)).filename
             stored = original(path).rpartition("/")[2]
             return self.call_id == str(told.get("call_id", "")) or stored in (name, older(name))
-        fields = _CALLER if self.caller else _CALLER + _CALLEE
-        number = digits_of(self.caller or self.number)
-        return any(digits_of(str(told.get(field, ""))) == number != "" for field in fields)
+        return self._digits != "" and any(
+            digits_of(text) == self._digits
+            for field in self._fields
+            for text in texts_in(told.get(field))
+        )
 
+    def unclear(self, told: Mapping[str, Any]) -> list[str]:
+        """The fields that cannot be read as a number, and may be the one that is wanted."""
+        return [
+            field
+            for field in self._fields
+            for text in texts_in(told.get(field))
+            if may_hold(text, self._digits, is_address=field in _ADDRESSES)
+        ]
 
-def digits_of(text: str) -> str:
-    """The digits of a telephone number, or of a SIP address's user part that is one; else ""."""
-    user = _SCHEME.sub("", unquote(text)).partition("@")[0].partition(";")[0].strip()
-    is_number = _NUMBER.fullmatch(user) and not _ADDRESS.fullmatch(user)
-    return re.sub("[^0-9]", "", user) if is_number else ""
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        if self.call_id:
+            return ()
+        return _CALLER if self.caller else _CALLER + _CALLEE
+
+    @cached_property
+    def _digits(self) -> str:
+        return digits_of(self.caller or self.number)
 
 
 @dataclass(frozen=True)
 class Match:
-    """A recording that is to be erased, as it was found."""
+    """A recording that is to be erased, as it was found.
+
+    `is_older` tells that it goes for having had the name before one that matches.
+    """
 
     path: str
     size: int
     modified: float
     etag: str
+    is_older: bool = False
 
 
 @dataclass
 class Found:
-    """What is to be erased, a line for each recording that cannot be told, and all paths seen."""
+    """What is to be erased, and all paths that were seen.
+
+    `failed` are lines for recordings that cannot be told, and `unclear` for those that somebody
+    has to look at.
+    """
 
     matches: list[Match] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    unclear: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
 
@@ -86,27 +110,86 @@ def find(
     *,
     progress: Callable[[Listed], object] = lambda recording: None,
 ) -> Found:
-    """Look for recordings to erase, in the whole storage."""
+    """Look for recordings to erase, in the whole storage.
+
+    Of a recording that matches, the older versions go too, whatever is told of them.
+    """
     found = Found()
+    failed: dict[str, list[str]] = {}
+    unclear: dict[str, list[str]] = {}
+    numbered_copies: dict[str, list[Listed]] = {}  # by name
 
     def look(recording: Listed) -> Any:
-        with reported(recording.path, found.failed):
-            _look(storage, wanted, recording, found)
+        lines: list[str] = []
+        with reported(recording.path, lines):
+            if match := _look(storage, wanted, recording, unclear):
+                found.matches.append(match)
+        if lines:
+            failed[recording.path] = lines
 
-    for recording, done in in_parallel(look, storage.scan()):
+    for recording, done in in_parallel(look, storage.scan(odd=found.failed.append)):
         done.result()
         found.seen.add(recording.path)
+        if (name := original(recording.path)) != recording.path:
+            numbered_copies.setdefault(name, []).append(recording)
         progress(recording)
+    _add_older(storage, found, numbered_copies, failed, unclear)
     found.matches.sort(key=lambda match: match.path)
+    found.failed += [line for lines in failed.values() for line in lines]
+    found.unclear += [shown(f"{path}: {why}") for path, whys in unclear.items() for why in whys]
     return found
 
 
-def _look(storage: Storage, wanted: Wanted, listed: Listed, found: Found) -> None:
-    is_named = wanted.matches({}, listed.path)  # whatever its metadata are
-    if is_named or wanted.matches(sidecars.told(storage, listed.path), listed.path):
-        with closing(storage.open(listed.path)) as recording:
-            match = Match(listed.path, recording.size, recording.modified, recording.etag)
-        found.matches.append(match)
+def _look(
+    storage: Storage, wanted: Wanted, listed: Listed, unclear: dict[str, list[str]]
+) -> Match | None:
+    path = listed.path
+    if not wanted.matches({}, path):  # whatever its metadata are
+        told = sidecars.told(storage, path)
+        if not wanted.matches(told, path):
+            if fields := wanted.unclear(told):
+                why = f"look at it: {', '.join(dict.fromkeys(fields))}: cannot be read as a number"
+                unclear[path] = [why]
+            return None
+    return _match(storage, path)
+
+
+def _match(storage: Storage, path: str, *, is_older: bool = False) -> Match:
+    with closing(storage.open(path)) as recording:
+        return Match(path, recording.size, recording.modified, recording.etag, is_older)
+
+
+def _add_older(
+    storage: Storage,
+    found: Found,
+    numbered_copies: Mapping[str, list[Listed]],
+    failed: dict[str, list[str]],
+    unclear: dict[str, list[str]],
+) -> None:
+    """Add the older versions of what matches; what took its name later is to be looked at."""
+    newest: dict[str, float] = {}
+    for match in found.matches:
+        name = original(match.path)
+        age = float("inf") if match.path == name else match.modified
+        newest[name] = max(newest.get(name, age), age)
+    matched = {match.path for match in found.matches}
+    for name, until in newest.items():
+        later = [name] if name in found.seen else []
+        for copy in numbered_copies.get(name, ()):
+            if copy.modified > until:
+                later.append(copy.path)
+            elif copy.path not in matched:
+                lines: list[str] = []
+                with reported(copy.path, lines):
+                    found.matches.append(_match(storage, copy.path, is_older=True))
+                unclear.pop(copy.path, None)
+                failed.pop(copy.path, None)
+                if lines:
+                    failed[copy.path] = lines
+        for path in later:
+            if path not in matched and path not in failed:
+                why = "look at it: it took the name of one that is to be erased"
+                unclear.setdefault(path, []).append(why)
 
 
 def _stale(catalog: Catalog, wanted: Wanted, seen: set[str]) -> list[str]:
@@ -137,14 +220,21 @@ def erase(
     """Erase what was found, and call `erased` after each; return a line for all that is left.
 
     Recordings on hold are left. Each deletion is a thread's, so that Ctrl-C cuts none in half.
+    What fails after one, as to tell of it or to forget its jobs, is among the lines.
     """
     failed: list[str] = []
     gone: list[str] = []
 
     def work(match: Match) -> None:
         receipt = _erase_one(storage, wanted, match)
-        erased(receipt)
         gone.extend((match.path, receipt.path))
+        for step in (partial(erased, receipt), partial(forget_jobs, match, receipt)):
+            try:
+                step()
+            except Exception as error:
+                failed.append(shown(f"{match.path}: {error}"))
+
+    def forget_jobs(match: Match, receipt: Receipt) -> None:
         if jobs:
             for path in {match.path, receipt.path, original(match.path)}:
                 jobs.forget(path, match.etag)
@@ -153,7 +243,7 @@ def erase(
         with ThreadPoolExecutor(1) as pool:
             for match in found.matches:
                 if error := pool.submit(work, match).exception():
-                    failed.append(f"{match.path}: {error}")
+                    failed.append(shown(f"{match.path}: {error}"))
     finally:
         if catalog:
             failed += _forget_wanted(catalog, storage, wanted, found, gone)
@@ -172,25 +262,40 @@ def _forget_wanted(
 
 
 def _erase_one(storage: Storage, wanted: Wanted, match: Match) -> Receipt:
-    # Another recording may have taken its name since it was found.
-    for path in dict.fromkeys([match.path, *versions(storage, match.path)]):
+    for path in _paths_by_now(storage, match):
         with suppress(NotStored):
-            if receipt := _erase_at(storage, path, wanted, match.etag):
+            if receipt := _erase_at(storage, path, wanted, match):
                 return receipt
     raise NotStored("it was replaced or deleted meanwhile: run the command again")
 
 
-def _erase_at(storage: Storage, path: str, wanted: Wanted, etag: str) -> Receipt | None:
+def _paths_by_now(storage: Storage, match: Match) -> Iterator[str]:
+    """Where a recording may lie: under its path, or a number if another took its name since.
+
+    That is the first number that was free. Nothing is listed for it: folders may be large.
+    """
+    yield match.path
+    name, missing = original(match.path), 0
+    for number in count(1):
+        path = numbered(name, number)
+        missing = 0 if is_stored(storage, path) else missing + 1
+        if missing > MOST_MISSING:
+            return
+        if not missing:
+            yield path
+
+
+def _erase_at(storage: Storage, path: str, wanted: Wanted, match: Match) -> Receipt | None:
     with storage_errors(), closing(storage.open(path)) as recording:
-        if recording.etag != etag:
+        if recording.etag != match.etag:
             return None
         digest = recording.sha256()
         size = recording.size
     if held := hold_of(storage, path):
         raise Held(f"not erased: on legal hold since {held.since or 'an unknown time'}")
-    is_named = wanted.matches({}, path)
-    if not (is_named or wanted.matches(sidecars.told(storage, path), path)):
+    is_wanted = match.is_older or wanted.matches({}, path)
+    if not (is_wanted or wanted.matches(sidecars.told(storage, path), path)):
         return None
     beside = tuple(kind for kind in SIDECARS if is_stored(storage, sidecar(path, kind)))
-    storage.delete(path, etag)
+    storage.delete(path, match.etag)
     return Receipt(path, size, digest, beside)

@@ -46,12 +46,18 @@ def hold_of(storage: Storage, path: str) -> Hold | None:
 
 
 def holds(
-    storage: Storage, *, progress: Callable[[Listed], object] = lambda recording: None
+    storage: Storage,
+    *,
+    progress: Callable[[Listed], object] = lambda recording: None,
+    odd: Callable[[str, Exception], object] = lambda path, error: None,
 ) -> Iterator[Hold]:
-    """Every hold there is."""
+    """Every hold there is; `odd` is called for each recording of which that cannot be told."""
 
     def look(recording: Listed) -> Any:
-        return hold_of(storage, recording.path)
+        try:
+            return hold_of(storage, recording.path)
+        except Exception as error:
+            odd(recording.path, error)
 
     for recording, done in in_parallel(look, storage.scan()):
         held: Any = done.result()

@@ -29,7 +29,7 @@ from ..formats import SIDECARS, format_of
 from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from .base import BackEnd, held, spool_folder
 from .objects import READ_SIZE, Bucket, Changed, Found, ObjectReader, is_in_use
-from .paths import extension_of, is_recording, numbered, original
+from .paths import extension_of, is_recording, numbered, original, recording_of
 from .sidecars import HOLD
 from .trial import in_child
 
@@ -238,6 +238,7 @@ class BucketStorage(BackEnd):
             found.modified,
             found.etag,
             link=lambda: self._bucket.link(key),
+            noted=found.digest or "",
         )
 
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
@@ -247,6 +248,11 @@ class BucketStorage(BackEnd):
             hidden = any(part.startswith(".") for part in parts)
             if path.startswith(prefix) and not hidden and is_recording(parts[-1]):
                 yield Listed(path, each["size"], each["last_modified"].timestamp())
+
+    def sidecars(self) -> Iterator[str]:
+        for each in self._bucket.scan(""):
+            if recording_of(each["path"]):
+                yield each["path"]
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         key = _key(path)
@@ -269,10 +275,18 @@ class BucketStorage(BackEnd):
     def attach(self, path: str, kind: str, data: bytes, etag: str) -> None:
         with self._locked(path):
             found, beside = self._stored(path, etag), sidecar(path, kind)
-            if data:
-                self._put_sidecar(beside, data, self._digest(path, found), "overwrite")
-            else:
+            if not data:
                 self._bucket.delete(beside)
+                return
+            digest = self._digest(path, found)
+            self._put_sidecar(beside, data, digest, "overwrite")
+            try:
+                self._stored(path, etag)
+            except NotStored:  # another machine removed the recording, or took its name
+                left = self._bucket.head(beside)
+                if left and left.describes == digest:
+                    self._bucket.delete(beside)
+                raise
 
     def delete(self, path: str, etag: str = "") -> None:
         with self._locked(path):

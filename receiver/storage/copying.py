@@ -42,7 +42,7 @@ def copy_all(
     def copy(recording: Listed) -> Outcome:
         return copy_recording(source, destination, recording)
 
-    for recording, outcome in in_parallel(copy, source.scan(), threads):
+    for recording, outcome in in_parallel(copy, source.scan(odd=report.failed.append), threads):
         try:
             if outcome.result() is Outcome.CREATED:
                 report.copied += 1

@@ -28,7 +28,7 @@ from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from ..sql import Busy, Database, code_of, is_full, is_passing, is_refused, line_of
 from . import rows
 from .base import BackEnd, held, spool_folder
-from .paths import is_recording, numbered
+from .paths import is_recording, numbered, recording_of
 from .rows import Content, chunks, files
 from .sidecars import HOLD
 
@@ -153,7 +153,8 @@ class DatabaseStorage(BackEnd):
         if row is None:
             raise NotStored(f"no recording is stored as {path}")
         file = io.BufferedReader(ChunkReader(self, row.id, row.size))
-        return Recording(file, row.size, row.modified, row.sha256.hex())
+        digest = row.sha256.hex()
+        return Recording(file, row.size, row.modified, digest, noted=digest)
 
     def read_chunk(self, file_id: int, position: int) -> tuple[int, bytes]:
         """The chunk with a file's byte at `position`, and where it starts."""
@@ -183,6 +184,17 @@ class DatabaseStorage(BackEnd):
             for row in found:
                 if is_recording(row.path.rpartition("/")[2]):
                     yield Listed(row.path, row.size, row.modified)
+
+    def sidecars(self) -> Iterator[str]:
+        last = 0
+        while True:
+            page = select(files.c.id, files.c.path).where(files.c.id > last)
+            with self._errors(), self.engine.connect() as connection:
+                found = connection.execute(page.order_by(files.c.id).limit(PAGE)).all()
+            if not found:
+                return
+            last = found[-1].id
+            yield from (row.path for row in found if recording_of(row.path))
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         parts = path.split("/")

@@ -33,8 +33,9 @@ from ..errors import (
 )
 from ..formats import SIDECARS
 from ..parts import Listed, Name, Outcome, Recording, Stored, warn
+from ..shown import shown
 from .base import BackEnd, held
-from .paths import is_recording, left_by, number_of, original, printable
+from .paths import is_recording, left_by, number_of, original, recording_of
 from .place import LOST_AND_FOUND, MARKER, id_in, is_storage, mark, unmounted
 from .sidecars import HOLD
 from .versions import NOTHING, Versions
@@ -207,7 +208,7 @@ class DirectoryStorage(Folder, BackEnd):
             return
         except OSError as error:
             if not (place.name == LOST_AND_FOUND and os.path.ismount(place.parent)):
-                odd(f"{printable(folder) or place}: passed over: {error.strerror}")
+                odd(f"{shown(folder) or place}: passed over: {error.strerror}")
             return
         if left := {name for entry in entries if (name := left_by(entry.name))}:
             entries = self._settled(folder, left, odd) or entries
@@ -225,7 +226,7 @@ class DirectoryStorage(Folder, BackEnd):
                     yield Listed(path, status.st_size, status.st_mtime)
             else:
                 kind = "a symbolic link" if entry.is_symlink() else "no ordinary file"
-                odd(f"{printable(path)}: passed over: it is {kind}")
+                odd(f"{shown(path)}: passed over: it is {kind}")
 
     def _settled(
         self, folder: str, left: set[str], odd: Callable[[str], object]
@@ -242,8 +243,17 @@ class DirectoryStorage(Folder, BackEnd):
             with os.scandir(self.root / folder) as found:
                 return sorted(found, key=lambda entry: entry.name)
         except OSError as error:  # such as one that this user may only read
-            odd(f"{printable(folder) or self.root}: left as a crash left it: {error.strerror}")
+            odd(f"{shown(folder) or self.root}: left as a crash left it: {error.strerror}")
             return []
+
+    def sidecars(self) -> Iterator[str]:
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = (name for name in folders if not name.startswith("."))
+            below = os.path.relpath(folder, self.root)
+            for name in names:
+                path = name if below == "." else f"{below}/{name}"
+                if recording_of(path):
+                    yield path
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         folder, _, filename = path.rpartition("/")

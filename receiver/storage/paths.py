@@ -45,6 +45,16 @@ def left_by(filename: str) -> str | None:
     return step[1] if step else None
 
 
+def recording_of(path: str) -> str:
+    """The stored path of the recording that a sidecar belongs to; "" of what is none, or hidden."""
+    folder, slash, filename = path.rpartition("/")
+    about = _SIDECAR.fullmatch(filename)
+    is_hidden = any(part.startswith(".") for part in path.split("/"))
+    if not about or is_hidden or is_recording(filename) or _STEP.fullmatch(about["recording"]):
+        return ""
+    return folder + slash + about["recording"]
+
+
 def original(path: str) -> str:
     """The stored path of the name that a superseded recording had: without its number."""
     return _NUMBER.sub("", path)
@@ -54,15 +64,6 @@ def number_of(path: str) -> int:
     """The number of a superseded recording, 0 for the newest."""
     number = _NUMBER.search(path)
     return int(number[0][1:]) if number else 0
-
-
-def printable(path: str) -> str:
-    """A stored path as one line of text, whatever bytes other programs made it of."""
-    return (
-        path.encode("utf-8", "surrogateescape")
-        .decode("ascii", "backslashreplace")
-        .translate({code: f"\\x{code:02x}" for code in (*range(32), 127)})
-    )
 
 
 def older(path: str) -> str:

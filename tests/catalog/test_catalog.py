@@ -79,7 +79,7 @@ class TestSearch:
 
     @pytest.mark.parametrize("rare", [0, 5, 1000])
     def test_common_words_are_found_too(self, catalog, rare, monkeypatch):
-        monkeypatch.setattr("receiver.catalog_search.RARE", rare)
+        monkeypatch.setattr("receiver.catalog.search.RARE", rare)
         catalog.add(
             recording(n, caller_name="Ann" if n % 2 else "Bob", callee_name=f"Team{n % 3}")
             for n in range(60)
@@ -186,7 +186,7 @@ class TestRows:
         assert list(catalog.paths()) == ["2.mp3"]
 
     def test_recordings_of_the_same_moment_are_all_kept(self, catalog, monkeypatch):
-        monkeypatch.setattr("receiver.catalog.id_of", lambda each: int(each.received) << 20)
+        monkeypatch.setattr("receiver.catalog.catalog.id_of", lambda each: int(each.received) << 20)
         catalog.add(recording(n, received=MAY_1) for n in range(5))
         catalog.add(recording(n, received=MAY_1) for n in range(3, 9))
         assert sorted(catalog.paths()) == [f"{n}.mp3" for n in range(9)]
@@ -221,7 +221,7 @@ class TestRows:
 
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])
 def test_catalog_that_does_not_answer_is_given_up(server, request, monkeypatch):
-    monkeypatch.setattr("receiver.catalog.ANSWER_TIMEOUT", 2)
+    monkeypatch.setattr("receiver.catalog.catalog.ANSWER_TIMEOUT", 2)
     database = request.getfixturevalue(server)
     catalog = Catalog(database.new_url().replace("mysql:", "mariadb:"))
     catalog.add([recording(1)])

@@ -138,17 +138,18 @@ class TestChecksum:
         assert catalog.get(PATH).sha256 == DIGEST
         catalog.close()
 
-    def test_what_other_work_attaches_meanwhile_is_in_the_catalog(self, storage, catalog):
-        event = store(storage)
+    def test_what_other_work_attaches_meanwhile_is_in_the_catalog(
+        self, storage, catalog, monkeypatch
+    ):
+        """Another worker attaches, and tells the catalog, before this one's row is added."""
+        event, add = store(storage), catalog.add
 
-        class Meanwhile:
-            """Another worker attaches, and tells the catalog, before this one's row is added."""
+        def attach_before(found):
+            monkeypatch.undo()
+            storage.attach(PATH, "txt", b"hello\n", event.etag)
+            catalog.refresh(storage, PATH)
+            add(found)
 
-            def add(self, found):
-                if catalog.get(PATH) is None:
-                    storage.attach(PATH, "txt", b"hello\n", event.etag)
-                    catalog.refresh(storage, PATH)
-                catalog.add(found)
-
-        Catalog.refresh(Meanwhile(), storage, PATH)
+        monkeypatch.setattr(catalog, "add", attach_before)
+        catalog.refresh(storage, PATH)
         assert catalog.get(PATH).transcript == "hello\n"

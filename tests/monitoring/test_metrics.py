@@ -82,3 +82,18 @@ def test_figures_are_for_those_who_are_named(start):
 
 def test_without_the_setting_there_are_no_figures(receiver):
     assert receiver.request("GET", "/metrics").status == 403  # it is a recording's name
+
+
+def test_purges_of_other_processes_are_counted(start, tmp_path):
+    from receiver.storage import open_storage
+    from receiver.storage.purges import Purges, note
+
+    queue = f"sqlite:///{tmp_path}/queue.sqlite"
+    receiver = start(metrics_allow="127.0.0.1", keep_days=30, queue=queue)
+    assert figures(receiver)["receiver_purged_recordings_total"] == 0
+    note(open_storage(str(receiver.storage)), Purges(1_800_000_000.0, 0.0, 3, 4000, 2))
+    found = figures(receiver)
+    assert found["receiver_purged_recordings_total"] == 3
+    assert found["receiver_purged_bytes_total"] == 4000
+    assert found["receiver_purged_failures_total"] == 2
+    assert found["receiver_last_purge_timestamp_seconds"] == 1_800_000_000

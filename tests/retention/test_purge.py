@@ -191,7 +191,7 @@ class TestPurge:
             assert (result.returncode, result.stderr) == (0, "")
             first, *lines, last = result.stdout.splitlines()
             assert first.startswith("4 recordings")
-            assert [line[:27] for line in lines] == [
+            assert sorted(line[:27] for line in lines) == [
                 f"A/old{number}.mp3: 1.0 kB, of 2020" for number in (0, 1)
             ]
             assert last == f"2 {what}, 2.0 kB; 1 on hold, 0 failed"

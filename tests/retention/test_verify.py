@@ -14,7 +14,7 @@ pytest.importorskip("sqlalchemy")
 from receiver.catalog.catalog import Catalog
 from receiver.catalog.description import describe
 from receiver.catalog.indexing import reindex
-from receiver.core.naming import RecordingName
+from receiver.core.naming import RecordingName, sidecar
 from receiver.errors import CatalogUnavailable, StorageFailed
 from receiver.parts import Storage
 from receiver.retention.verify import verify
@@ -58,13 +58,18 @@ def directory(tmp_path) -> Storage:
     return storage
 
 
-def test_what_is_as_it_was_is_counted(storage, catalog):
+def without_checksum(backend) -> int:
+    """The database notes one of each recording, and so does a bucket."""
+    return 0 if "://" in backend.url else 1
+
+
+def test_what_is_as_it_was_is_counted(backend, storage, catalog):
     for known in (None, catalog):
         if known:
             reindex(known, storage)
         progress = []
         report = verify(storage, known, LATER, progress=progress.append)
-        assert (report.read, report.without, report.wrong) == (4, 1, [])
+        assert (report.read, report.without, report.wrong) == (4, without_checksum(backend), [])
         assert sum(each.size for each in progress) == 3 + 3 + 4 + 5
 
 
@@ -187,15 +192,16 @@ def test_catalog_that_is_down_ends_it(directory):
 
 def test_command(backend, storage, tmp_path):
     first = "4 recordings, 15 Bytes"
+    read = f"4 read, {without_checksum(backend)} of them without a checksum"
     result = run(backend.url, "verify")
     assert result.returncode == 0
-    assert result.stdout.splitlines() == [first, "4 read, 1 of them without a checksum; 0 wrong"]
+    assert result.stdout.splitlines() == [first, f"{read}; 0 wrong"]
     attach(storage, str(NAMES[0]), "json", checksum(b"other"))
     result = run(backend.url, "verify", "--threads", 1)
     assert result.returncode == 1
     lines = result.stdout.splitlines()
     assert lines[1].startswith(f"changed: {NAMES[0]}: ")
-    assert lines[2] == "4 read, 1 of them without a checksum; 1 wrong"
+    assert lines[2] == f"{read}; 1 wrong"
 
 
 def test_command_compares_the_catalog(directory, tmp_path):
@@ -214,3 +220,130 @@ def test_command_needs_a_thread(directory, option):
     result = run(str(directory.root), "verify", option, 0)
     assert result.returncode == 1
     assert result.stderr == "Error: --threads is a number from 1 on\n"
+
+
+def damage(storage: Storage, path: str) -> None:
+    """Change bytes below a database, as a disk does."""
+    from sqlalchemy import text
+
+    of = "(SELECT id FROM kzr_files WHERE path = :path)"
+    update = text(f"UPDATE kzr_chunks SET data = :data WHERE file_id = {of}")
+    with storage.engine.begin() as connection:
+        assert connection.execute(update, {"path": path, "data": b"{,}"}).rowcount == 1
+
+
+@pytest.mark.parametrize("kind", ["", ".json", ".txt", ".hold"])
+@pytest.mark.parametrize("database", ["postgresql", "mariadb", "sqlite"])
+def test_what_a_database_noted_is_compared(request, tmp_path, database, kind):
+    """Nothing else has a checksum of it."""
+    url = f"sqlite:///{tmp_path}/recordings.sqlite"
+    if database != "sqlite":
+        url = request.getfixturevalue(database).new_url()
+    storage = open_storage(url)
+    publish(storage, b"new", NAMES[0], metadata=b"{ }")
+    for each in ("txt", "hold"):
+        attach(storage, str(NAMES[0]), each, b"{ }")
+    assert verify(storage, None, LATER).wrong == []
+    damage(storage, f"{NAMES[0]}{kind}")
+    changed = [line for line in verify(storage, None, LATER).wrong if line.startswith("changed")]
+    storage.engine.dispose()
+    assert len(changed) == 1
+    assert changed[0].startswith(f"changed: {NAMES[0]}{kind}: its SHA-256 is ")
+    assert changed[0].endswith(" (storage)")
+
+
+def test_what_a_bucket_noted_is_compared(rclone, monkeypatch):
+    """Somebody writes other bytes of the same length, and leaves the attributes as they are."""
+    for name, value in rclone.environ.items():
+        monkeypatch.setenv(name, value)
+    storage = open_storage(f"s3://{rclone.create_bucket()}")
+    publish(storage, b"new", NAMES[0])
+    open_one, digest = storage.open, hashlib.sha256(b"nEw").hexdigest()
+    monkeypatch.setattr(storage, "open", lambda path: replace(open_one(path), noted=digest))
+    (line,) = verify(storage, None, LATER).wrong
+    assert line.endswith(f", and was {digest} (storage)")
+
+
+@pytest.mark.parametrize("length", [b"", b"ne", b"newest"])
+def test_size_of_the_catalog_counts(directory, catalog, length):
+    for path in (directory.root / "third.wav", directory.root / "no-extension~"):
+        path.write_bytes(b"third")
+    (directory.root / "no-extension~~.json").unlink()
+    reindex(catalog, directory)
+    (directory.root / "no-extension~").write_bytes(length)
+    changed = f"changed: no-extension~: its size is {len(length)}, and was 5 (catalog)"
+    assert verify(directory, catalog, LATER).wrong == [changed]
+    assert verify(directory, catalog, time.time()).wrong == []  # the catalog may lag behind
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_without_their_recording_are_told(backend, storage, name):
+    """The recording was lost, with its checksum left beside where it was."""
+    beside = sidecar(str(name), "json")
+    if not hasattr(storage, "root"):
+        storage.delete(str(name))
+        with storage.incoming() as file:
+            file.write(b"{}")
+            file.flush()
+            storage.put(beside, file, time.time())
+    else:
+        (storage.root / str(name)).unlink()
+    report = verify(storage, None, LATER)
+    assert report.wrong == [f"alone: {beside}: its recording is not stored"]
+    assert run(backend.url, "verify").returncode == 1
+
+
+def test_metadata_of_a_recording_that_is_about_to_follow_are_not_told(directory, monkeypatch):
+    beside = directory.root / "late.mp3.json"
+    beside.write_text("{}")
+    follow = (directory.root / "late.mp3").write_bytes
+    monkeypatch.setattr("receiver.retention.verify.time.sleep", lambda seconds: follow(b"audio"))
+    assert verify(directory, None, LATER).wrong == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageFailed("two\nlines"),
+        OSError(5, "Input/output error"),
+        OverflowError("too large"),
+        RecursionError(),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
+        KeyError("sha256"),
+    ],
+)
+def test_no_odd_recording_ends_it(directory, monkeypatch, error):
+    open_one = directory.open
+
+    def fail(path):
+        if path == "third.wav":
+            raise error
+        return open_one(path)
+
+    monkeypatch.setattr(directory, "open", fail)
+    report = verify(directory, None, LATER)
+    assert report.read == 3
+    (line,) = report.wrong
+    assert line.startswith("unreadable: third.wav: ") and line.isprintable()
+
+
+@pytest.mark.parametrize("seconds", [-(2**40), -1, 0, 9_000_000_000, 2**38])
+def test_no_time_ends_it(directory, catalog, seconds):
+    os.utime(directory.root / "third.wav", (seconds,) * 2)
+    reindex(catalog, directory)
+    assert verify(directory, catalog, LATER).wrong == []
+
+
+def test_names_that_are_no_text_are_read_and_told(directory, tmp_path):
+    url = f"sqlite:///{tmp_path}/catalog.sqlite"
+    (directory.root / "\udcfc.mp3").write_bytes(b"audio")
+    result = run(str(directory.root), "reindex", catalog=url)
+    assert result.returncode == 1
+    assert result.stderr == "\\xfc.mp3: not in the catalog: its name is not UTF-8: rename it\n"
+    result = run(str(directory.root), "verify", catalog=url)
+    assert result.returncode == 0  # it is new
+    assert "5 read" in result.stdout
+    os.utime(directory.root / "\udcfc.mp3", (1_600_000_000,) * 2)
+    result = run(str(directory.root), "verify", catalog=url)
+    assert result.returncode == 1
+    assert "extra: \\xfc.mp3: stored, but not in the catalog\n" in result.stdout

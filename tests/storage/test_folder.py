@@ -252,7 +252,7 @@ class TestOddEntries:
         assert told.splitlines() == [
             "a.mp3",
             "closed: passed over: Permission denied",
-            "open\\x0aline: passed over: Permission denied",
+            "open\\nline: passed over: Permission denied",
             "z.mp3",
         ]
 
