@@ -105,6 +105,8 @@ def reindex(
     seen: set[str] = set()
     batch: list[Description] = []
     for listed in storage.scan():
+        if listed.is_gone:
+            continue
         seen.add(listed.path)
         with suppress(NotStored):
             batch.append(describe(storage, listed))

@@ -14,6 +14,7 @@ from ..errors import CatalogUnavailable, Held, NotStored
 from ..formats import SIDECARS
 from ..parts import Catalog, Jobs, Listed, Storage
 from ..storage import sidecars
+from ..storage.base import GONE
 from ..storage.parallel import in_parallel
 from ..storage.paths import extension_of, original
 from .holds import hold_of, is_stored, versions
@@ -104,8 +105,11 @@ def find(
 def _look(storage: Storage, wanted: Wanted, listed: Listed, found: Found) -> None:
     is_named = wanted.matches({}, listed.path)  # whatever its metadata are
     if is_named or wanted.matches(sidecars.told(storage, listed.path), listed.path):
-        with closing(storage.open(listed.path)) as recording:
-            match = Match(listed.path, recording.size, recording.modified, recording.etag)
+        if listed.is_gone:
+            match = Match(listed.path, 0, listed.modified, GONE)
+        else:
+            with closing(storage.open(listed.path)) as recording:
+                match = Match(listed.path, recording.size, recording.modified, recording.etag)
         found.matches.append(match)
 
 
@@ -173,7 +177,8 @@ def _forget_wanted(
 
 def _erase_one(storage: Storage, wanted: Wanted, match: Match) -> Receipt:
     # Another recording may have taken its name since it was found.
-    for path in dict.fromkeys([match.path, *versions(storage, match.path)]):
+    others = versions(storage, match.path) if match.etag != GONE else []
+    for path in dict.fromkeys([match.path, *others]):
         with suppress(NotStored):
             if receipt := _erase_at(storage, path, wanted, match.etag):
                 return receipt
@@ -181,11 +186,13 @@ def _erase_one(storage: Storage, wanted: Wanted, match: Match) -> Receipt:
 
 
 def _erase_at(storage: Storage, path: str, wanted: Wanted, etag: str) -> Receipt | None:
-    with storage_errors(), closing(storage.open(path)) as recording:
-        if recording.etag != etag:
-            return None
-        digest = recording.sha256()
-        size = recording.size
+    size, digest = 0, "-"
+    if etag != GONE:
+        with storage_errors(), closing(storage.open(path)) as recording:
+            if recording.etag != etag:
+                return None
+            digest = recording.sha256()
+            size = recording.size
     if held := hold_of(storage, path):
         raise Held(f"not erased: on legal hold since {held.since or 'an unknown time'}")
     is_named = wanted.matches({}, path)

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import CatalogUnavailable, NotStored, ReceiverError, SettingError
 from ..parts import Catalog, Listed, Storage
 from ..storage import sidecars
+from ..storage.base import GONE
 from ..storage.parallel import in_parallel
 from ..storage.sidecars import account_of
 from .holds import hold_of
@@ -75,8 +76,10 @@ def _purge_one(
         return
     # First, so that what is read after it is told of the recording that has this etag, or the
     # deletion finds another there.
-    with closing(storage.open(listed.path)) as recording:
-        etag, modified = recording.etag, recording.modified
+    etag, modified = GONE, listed.modified
+    if not listed.is_gone:
+        with closing(storage.open(listed.path)) as recording:
+            etag, modified = recording.etag, recording.modified
     days = _days(storage, listed.path, keep_days)
     if days is None or modified >= now - days * DAY:
         return

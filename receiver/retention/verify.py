@@ -62,6 +62,10 @@ def _check(
     storage: Storage, catalog: Catalog | None, listed: Listed, now: float, report: Report
 ) -> None:
     path = listed.path
+    if listed.is_gone:
+        if listed.modified < now - INDEXING:  # no upload that is under way
+            report.wrong.append(f"left: {path}: it is gone, but not all that lay beside it")
+        return
     row = catalog.get(path) if catalog else None
     if catalog and not row and listed.modified < now - INDEXING:
         report.wrong.append(f"extra: {path}: stored, but not in the catalog")

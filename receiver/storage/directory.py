@@ -22,7 +22,7 @@ from ..errors import NameTaken, NotStored, ReceiverError, SettingError
 from ..formats import SIDECARS
 from ..parts import Listed, Name, Outcome, Recording, Stored
 from .base import BackEnd, held
-from .paths import is_recording
+from .paths import extension_of, is_recording, newest_first, original
 from .sidecars import HOLD
 from .versions import Versions
 
@@ -107,6 +107,11 @@ class DirectoryStorage(Folder, BackEnd):
                 with suppress(FileNotFoundError):  # deleted meanwhile
                     status = entry.stat(follow_symlinks=False)
                     yield Listed(path, status.st_size, status.st_mtime)
+
+    def versions(self, path: str) -> list[str]:
+        name = original(path)
+        found = self.scan(name.removesuffix(f".{extension_of(name)}"))
+        return newest_first(each.path for each in found if original(each.path) == name)
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         folder, _, filename = path.rpartition("/")

@@ -1,6 +1,7 @@
 """The algebra of stored paths: numbered copies, what lies beside them, and back again."""
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 
 from ..core.naming import EXTENDED, RecordingName, decode, has_extension
@@ -29,6 +30,26 @@ def is_recording(filename: str) -> bool:
         return False
     about = _SIDECAR.fullmatch(filename)
     return not (about and (about["bare"] or has_extension(about["recording"])))
+
+
+def number_of(path: str) -> int:
+    """The number of a superseded recording's stored path; 0 for one that has its name."""
+    match = _NUMBER.search(path)
+    return int(match[0][1:]) if match else 0
+
+
+def described(path: str) -> str:
+    """The stored path of the recording that a sidecar is about; "" where it is none."""
+    folder, slash, filename = path.rpartition("/")
+    about = _SIDECAR.fullmatch(filename)
+    if not about or is_recording(filename) or not is_recording(about["recording"]):
+        return ""
+    return folder + slash + about["recording"]
+
+
+def newest_first(paths: Iterable[str]) -> list[str]:
+    """The stored paths of recordings of one name, in the order of their age."""
+    return sorted(set(paths), key=lambda path: (number_of(path) > 0, -number_of(path)))
 
 
 def original(path: str) -> str:
