@@ -12,5 +12,5 @@ from .work import Jobs
 
 def init_app(app: Flask, parts: Parts, hourly: Sequence[Callable[[], object]]) -> None:
     """Enqueue what the settings ask for; the worker calls each of `hourly` once an hour, too."""
-    url = app.config["QUEUE"] or beside(app.config["STORAGE"], "queue.sqlite")
+    url = app.config["QUEUE"] or beside(app.config["STORAGE"], "queue.sqlite", "KZR_QUEUE")
     parts.jobs = Jobs(url, parts, kinds(app.config, parts), hourly)

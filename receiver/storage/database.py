@@ -28,7 +28,7 @@ from ..parts import Listed, Name, Outcome, Recording, Stored
 from ..sql import Busy, Database, code_of, is_full, is_passing, is_refused, line_of
 from . import rows
 from .base import BackEnd, held, spool_folder
-from .paths import is_recording, numbered
+from .paths import is_recording, number_of, numbered, original
 from .rows import Content, chunks, files
 from .sidecars import HOLD
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 16  # at most, of each process: one for each of a worker's threads
 ANSWER_TIMEOUT = 30  # seconds without a word from the server
 PAGE = 1000  # rows of a listing in memory
+LEAST_PACKET = 128 * 1024  # bytes of a statement; MySQL's default is over 100 times that
 
 _BUSY = {5, 6}  # SQLite's result codes that pass
 
@@ -79,6 +80,7 @@ class DatabaseStorage(BackEnd):
                 self._database.create_file()
                 with self._database.schema_lock():
                     self._database.transaction(rows.upgrade)
+                self._check_limits()
                 self._warn()
             self.sweep()
         except (ReceiverError, RuntimeError) as error:  # PyMySQL raises those for what it lacks
@@ -88,6 +90,15 @@ class DatabaseStorage(BackEnd):
         finally:
             # A worker that is forked later must not share a connection; none is used before.
             self.engine.dispose()
+
+    def _check_limits(self) -> None:
+        """Refuse a server that would refuse each larger recording, however often it is sent."""
+        with self.engine.connect() as connection:
+            packet = connection.info.get("max_packet", LEAST_PACKET)
+        if packet < LEAST_PACKET:
+            raise StorageFailed(
+                f"max_allowed_packet is {packet} bytes: set it to {LEAST_PACKET} or more"
+            )
 
     def _warn(self) -> None:
         with self.engine.connect() as connection:
@@ -110,9 +121,12 @@ class DatabaseStorage(BackEnd):
     ) -> Stored:
         with self._errors():
             content = Content.of(file)
+            received = os.fstat(file.fileno()).st_mtime
             about = Content.of(io.BytesIO(metadata)) if metadata else None
             return self._database.transaction(
-                lambda connection: self._publish(connection, name, content, about, only_new)
+                lambda connection: self._publish(
+                    connection, name, content, received, about, only_new
+                )
             )
 
     def _publish(
@@ -120,6 +134,7 @@ class DatabaseStorage(BackEnd):
         connection: Connection,
         name: Name,
         content: Content,
+        received: float,
         about: Content | None,
         only_new: bool,
     ) -> Stored:
@@ -131,19 +146,18 @@ class DatabaseStorage(BackEnd):
         elif only_new:
             raise NameExists(f"a recording is stored as {path}")
         else:
-            same, number = rows.search(connection, old, content)
-            if same:
+            if same := rows.search(connection, old, content):
                 rows.confirm(connection, same)
                 return Stored(Outcome.IDENTICAL, path)
             if not self._supersede:
                 raise NameTaken(f"another recording is stored as {path}: it was kept")
-            kept = numbered(path, number)
+            older = rows.older(connection, path)
+            kept = numbered(path, max(map(number_of, older), default=0) + 1)
             stored = Stored(Outcome.SUPERSEDED, path, kept.rpartition("/")[2])
             rows.rename(connection, old, kept)
-        now = time.time()
-        rows.store(connection, path, content, now)
+        rows.store(connection, path, content, received)
         if about:
-            rows.store(connection, sidecar(path, "json"), about, now)
+            rows.store(connection, sidecar(path, "json"), about, received)
         return stored
 
     def open(self, path: str) -> Recording:
@@ -182,6 +196,12 @@ class DatabaseStorage(BackEnd):
             for row in found:
                 if is_recording(row.path.rpartition("/")[2]):
                     yield Listed(row.path, row.size, row.modified)
+
+    def versions(self, path: str) -> list[str]:
+        name = original(path)
+        with self._errors(), self.engine.connect() as connection:
+            newest = rows.find(connection, [name])
+            return [*newest, *rows.older(connection, name)]
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         parts = path.split("/")

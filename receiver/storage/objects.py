@@ -19,6 +19,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store, from_url
 
 from ..errors import StorageFailed, StorageFull, StorageUnavailable, Superseded
+from . import LARGEST_OBJECT
 
 if TYPE_CHECKING:
     from obstore import Attributes, GetOptions, ObjectMeta, PutMode, UpdateVersion
@@ -28,7 +29,6 @@ CONNECT_TIMEOUT = timedelta(seconds=5)
 TIMEOUT = timedelta(seconds=20)  # for a request, and as long again for each `TIMED_SIZE` of it
 TIMED_SIZE = 16 * 1024 * 1024  # bytes
 LONGEST_READ = timedelta(days=1)  # players pause
-LARGEST = 5 * 1024**3  # bytes that S3 takes in one request
 READ_SIZE = 256 * 1024  # bytes
 LINK_LASTS = timedelta(minutes=10)
 
@@ -138,8 +138,8 @@ class Bucket:
         loses its attributes, and other servers cannot at all. The pages of a mapped file may be
         dropped again, so that memory does not limit the size.
         """
-        if len(data) > LARGEST:
-            raise StorageFailed(f"a bucket takes {LARGEST} bytes at most: lower KZR_MAX_BYTES")
+        if len(data) > LARGEST_OBJECT:
+            raise StorageFailed("a bucket takes no object over 5 GiB: set KZR_MAX_BYTES=5G")
         if not self.conditional and mode != "overwrite":
             found = self.head(key)
             if (found and found.version) != (None if mode == "create" else mode):
