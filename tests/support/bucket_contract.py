@@ -266,7 +266,7 @@ class BucketContract(StorageContract):
 
     def cut_everywhere(self, begin, call, check) -> None:
         """Cut a call at each of its requests; each time the same call comes again."""
-        self.monkeypatch.setattr(bucket, "PATIENCE", 0.2)
+        self.monkeypatch.setattr(bucket, "PATIENCE", 0.01)
         for kind in ("before", "after", "kill"):
             for number in itertools.count(1):
                 name = RecordingName("A", f"{kind}-{number}", "mp3")
