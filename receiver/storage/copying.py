@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from ..core.body import check_written
 from ..core.naming import sidecar
@@ -53,7 +53,14 @@ class _Original:
     size: int
     digest: str
     modified: float
-    beside: dict[str, bytes]
+    beside: dict[str, "_Beside"]
+
+
+class _Beside(NamedTuple):
+    """What lies beside a recording, and since when (POSIX)."""
+
+    data: bytes
+    modified: float
 
 
 def copy_all(
@@ -120,18 +127,18 @@ def _read(source: Storage, path: str, file: BinaryIO) -> _Original:
                 digest.update(data)
                 file.write(data)
             check_written(file, opened.size)
-            beside = {kind: _whole(source, sidecar(path, kind)) for kind in KINDS}
+            beside = {kind: _beside(source, path, kind) for kind in KINDS}
             with closing(source.open(path)) as now:
                 if now.etag == opened.etag:
-                    told = {kind: data for kind, data in beside.items() if data is not None}
+                    told = {kind: each for kind, each in beside.items() if each}
                     found = (opened.size, digest.hexdigest(), opened.modified)
                     return _Original(path, file, *found, told)
     raise StorageUnavailable("others keep superseding it")
 
 
-def _whole(storage: Storage, path: str) -> bytes | None:
-    with suppress(NotStored), closing(storage.open(path)) as opened:
-        return b"".join(iter(lambda: opened.read(READ_SIZE), b""))
+def _beside(storage: Storage, path: str, kind: str) -> _Beside | None:
+    with suppress(NotStored), closing(storage.open(sidecar(path, kind))) as opened:
+        return _Beside(b"".join(iter(lambda: opened.read(READ_SIZE), b"")), opened.modified)
     return None
 
 
@@ -178,8 +185,8 @@ def _store(source: Storage, destination: Storage, read: _Original) -> tuple[str,
             raise NameTaken(f"another recording is stored as {path}")
         os.utime(read.file.fileno(), (read.modified, read.modified))
         folder, _, filename = path.rpartition("/")
-        metadata = read.beside.get("json", b"")
-        destination.publish(read.file, _Path(folder, filename, path), metadata)
+        told = read.beside.get("json")
+        destination.publish(read.file, _Path(folder, filename, path), told.data if told else b"")
     else:
         for kind in KINDS:
             with suppress(NameTaken):  # of a call that broke off: it is replaced afterwards
@@ -192,11 +199,11 @@ def _store(source: Storage, destination: Storage, read: _Original) -> tuple[str,
 
 
 def _put_beside(destination: Storage, path: str, kind: str, read: _Original) -> None:
-    if kind in read.beside:
+    if told := read.beside.get(kind):
         with destination.incoming() as file:
-            file.write(read.beside[kind])
-            check_written(file, len(read.beside[kind]))
-            destination.put(sidecar(path, kind), file, read.modified)
+            file.write(told.data)
+            check_written(file, len(told.data))
+            destination.put(sidecar(path, kind), file, told.modified)
 
 
 def _was_superseded(source: Storage, destination: Storage, path: str) -> bool:
@@ -215,15 +222,14 @@ def _bring_beside(destination: Storage, path: str, etag: str, read: _Original) -
 
     What only the copy has stays: its own hold, its own transcript.
     """
-    for kind in KINDS:
-        told = read.beside.get(kind)
-        there = _whole(destination, sidecar(path, kind)) if told is not None else None
-        if told is not None and told != there and not (kind == "json" and _adds(there, told)):
-            destination.attach(path, kind, told, etag)
+    for kind, (data, _) in read.beside.items():
+        there = _beside(destination, path, kind)
+        if data and not (there and (there.data == data or kind == "json" and _adds(there, data))):
+            destination.attach(path, kind, data, etag)
 
 
-def _adds(there: bytes | None, told: bytes) -> bool:
+def _adds(there: _Beside, data: bytes) -> bool:
     """Whether metadata tell all that others do, and maybe more, as a checksum."""
     with suppress(ValueError):
-        return from_json(told).items() <= from_json(there or b"").items()
+        return from_json(data).items() <= from_json(there.data).items()
     return False
