@@ -238,7 +238,7 @@ class Database:
             cursor.execute(statement)
         if self.kind == "mysql":
             cursor.execute("SELECT @@SESSION.max_allowed_packet")
-            record.info["max_packet"] = cursor.fetchone()[0]
+            record.info["max_packet"] = int(cursor.fetchone()[0])
         cursor.close()
         connection.commit()
 

@@ -193,6 +193,8 @@ def _store(source: Storage, destination: Storage, read: _Original) -> tuple[str,
                 _put_beside(destination, path, kind, read)
         destination.put(path, read.file, read.modified)
     with closing(destination.open(path)) as copy:
+        if is_taken and HOLD in read.beside:  # before it is read back, which takes a while
+            destination.attach(path, HOLD, read.beside[HOLD].data, copy.etag)
         if copy.sha256() != read.digest:
             raise StorageFailed("the copy reads back otherwise: delete it and copy again")
         return path, copy.etag

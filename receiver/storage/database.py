@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 CONNECTIONS = 16  # at most, of each process: one for each of a worker's threads
 ANSWER_TIMEOUT = 30  # seconds without a word from the server
 PAGE = 1000  # rows of a listing in memory
-LEAST_PACKET = 128 * 1024  # bytes of a statement; MySQL's default is over 100 times that
 
 _BUSY = {5, 6}  # SQLite's result codes that pass
 
@@ -78,9 +77,9 @@ class DatabaseStorage(BackEnd):
         try:
             with self._errors():
                 self._database.create_file()
+                self._check_limits()
                 with self._database.schema_lock():
                     self._database.transaction(rows.upgrade)
-                self._check_limits()
                 self._warn()
             self.sweep()
         except (ReceiverError, RuntimeError) as error:  # PyMySQL raises those for what it lacks
@@ -94,11 +93,7 @@ class DatabaseStorage(BackEnd):
     def _check_limits(self) -> None:
         """Refuse a server that would refuse each larger recording, however often it is sent."""
         with self.engine.connect() as connection:
-            packet = connection.info.get("max_packet", LEAST_PACKET)
-        if packet < LEAST_PACKET:
-            raise StorageFailed(
-                f"max_allowed_packet is {packet} bytes: set it to {LEAST_PACKET} or more"
-            )
+            rows.largest_piece(connection)
 
     def _warn(self) -> None:
         with self.engine.connect() as connection:

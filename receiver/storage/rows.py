@@ -43,6 +43,7 @@ from .paths import extension_of, is_recording, newest_first, original
 
 CHUNK_SIZE = 256 * 1024  # bytes; each upload has some copies of a chunk in memory
 STATEMENT = 16 * 1024  # bytes that a statement takes besides its chunk; its path is the most of it
+LEAST_PACKET = 128 * 1024  # bytes; MySQL's default is over 100 times that
 INDEXED = 512  # characters of a path, because an index takes no more of one everywhere
 
 tables = MetaData()
@@ -225,9 +226,12 @@ def store(connection: Connection, path: str, content: Content, modified: float) 
 
 def largest_piece(connection: Connection) -> int:
     """The bytes that one statement may store: MySQL takes them escaped, in one packet."""
-    if packet := connection.info.get("max_packet"):
-        return max(1, min(CHUNK_SIZE, (int(packet) - STATEMENT) // 2))
-    return CHUNK_SIZE
+    packet: int | None = connection.info.get("max_packet")
+    if packet is None:
+        return CHUNK_SIZE
+    if packet < LEAST_PACKET:
+        raise StorageFailed(f"max_allowed_packet is {packet}: set it to {LEAST_PACKET} or more")
+    return min(CHUNK_SIZE, (packet - STATEMENT) // 2)
 
 
 def confirm(connection: Connection, row: Row[Any]) -> None:

@@ -44,7 +44,7 @@ class TestMariaDB(ServerContract):
         mariadb.execute("SET GLOBAL max_allowed_packet = 65536")
         try:
             line = self.refused(self.url)
-            assert "max_allowed_packet is 65536 bytes: set it to 131072 or more" in line
+            assert "max_allowed_packet is 65536: set it to 131072 or more" in line
         finally:
             mariadb.execute("SET GLOBAL max_allowed_packet = DEFAULT")
 
