@@ -81,11 +81,15 @@ class Recording:
 
 @dataclass(frozen=True)
 class Listed:
-    """What `scan` tells of a recording: its stored path, size in bytes and time (POSIX)."""
+    """What `scan` tells of a recording: its stored path, size in bytes and time (POSIX).
+
+    One that `is_gone` has only left something beside its place: a deletion or an upload broke off.
+    """
 
     path: str
     size: int
     modified: float
+    is_gone: bool = False
 
 
 class Name(Protocol):
@@ -141,7 +145,8 @@ class Storage(Protocol):
         recording that has the name keeps it and `NameExists` is raised.
 
         `metadata` is the text of `NAME.json` and is durable before the recording is; a recording
-        that is superseded keeps its own.
+        that is superseded keeps its own. The time of receipt is that of the file itself. A new
+        recording begins with nothing else beside it, whatever lay at its place before.
         """
 
     @abstractmethod
@@ -164,9 +169,17 @@ class Storage(Protocol):
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
         """List the recordings whose paths begin with `prefix`, superseded ones too.
 
-        What is published or deleted meanwhile may be listed or not. What cannot be read, and what
-        is no recording but in the place of one or of a folder, is passed over: `odd` is called
-        with a line that tells of it.
+        What is published or deleted meanwhile may be listed or not. What a deletion or an upload
+        that broke off left beside the place of a recording is listed as one that `is_gone`. What
+        cannot be read, and what is no recording but in the place of one or of a folder, is passed
+        over: `odd` is called with a line that tells of it.
+        """
+
+    @abstractmethod
+    def versions(self, path: str) -> list[str]:
+        """The stored paths of all recordings that have or had the name of the one at `path`.
+
+        The newest comes first, whatever numbers are missing.
         """
 
     @abstractmethod
@@ -194,7 +207,8 @@ class Storage(Protocol):
         """Remove, durably, the recording at `path` and what lies beside it, or raise `NotStored`.
 
         With an `etag`, only a recording that has it is removed. Raises `Held` where a hold lies
-        beside it. The recording goes last, so that a call that failed may be repeated.
+        beside it. `NAME.json`, by which it is found, is the last to go, so that a call that failed
+        may be repeated: what is left of a recording that is gone is removed in the same way.
         """
 
 

@@ -42,7 +42,16 @@ RETRY_PAUSE = 0.02  # seconds
 _AGAIN = {"40001", "40P01", 1020, 1213}  # serialization failures and deadlocks
 _FULL = {"53100", 1021, 1114, 13}
 _REFUSED = {1044, 1045, 1049, 1130, 1698}  # as a user, a password or a database that is wrong
-_FAILED = {1142, 1143, 1153, 1227, 1290, 1792, 1836}  # what MySQL has among operational errors
+_FAILED = {
+    1142,
+    1143,
+    1153,
+    1197,
+    1227,
+    1290,
+    1792,
+    1836,
+}  # what MySQL has among operational errors
 # libpq has no SQLSTATE for a connection that the server refuses.
 _REFUSAL = re.compile(r"FATAL: .*(authentication failed|does not exist|pg_hba\.conf|not permitted)")
 
@@ -178,6 +187,8 @@ class Database:
             )
         if scheme == "sqlite" and parsed.database in (None, "", ":memory:"):
             raise SettingError(f"{self.setting}: expected sqlite:////PATH/OF/A/FILE")
+        if scheme == "sqlite" and "?" in url:  # what follows would be no part of the path
+            raise SettingError(f"{self.setting}: write %3F for ? in the path, and %25 for %")
         return parsed.set(drivername=DRIVERS[scheme])
 
     def _connect_args(self) -> dict[str, Any]:
@@ -217,7 +228,7 @@ class Database:
 
         return PatientConnection.connect(*args, **options)
 
-    def _set_session(self, connection: Any, record: object) -> None:
+    def _set_session(self, connection: Any, record: ConnectionPoolEntry) -> None:
         """Set what a connection depends on, whatever its server's defaults are."""
         if self.kind == "sqlite":
             connection.isolation_level = None  # `_begin` begins transactions
@@ -225,6 +236,9 @@ class Database:
         cursor = connection.cursor()
         for statement in self._session():
             cursor.execute(statement)
+        if self.kind == "mysql":
+            cursor.execute("SELECT @@SESSION.max_allowed_packet")
+            record.info["max_packet"] = int(cursor.fetchone()[0])
         cursor.close()
         connection.commit()
 
@@ -248,11 +262,14 @@ class Database:
                 " set_config('idle_in_transaction_session_timeout', '60s', false)",
                 "SELECT set_config('synchronous_commit', 'on', false)"
                 " WHERE current_setting('synchronous_commit') = 'off'",
+                "SELECT set_config('transaction_timeout', '0', false)"
+                " WHERE current_setting('transaction_timeout', true) IS NOT NULL",
             ]
         if self.kind == "mysql":
             return [
                 "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
                 f" innodb_lock_wait_timeout = {self._lock_timeout}, wait_timeout = {IDLE_TIMEOUT}"
+                " /*M! , max_statement_time = 0 */"  # MariaDB's own, and not for a large recording
             ]
         return [
             f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}",

@@ -5,7 +5,7 @@ from functools import partial
 from flask import Flask, Response
 
 from ..parts import Parts, exchange
-from ..storage import beside
+from ..storage import BUCKETS, beside
 from .catalog import Catalog
 from .indexing import Indexer
 
@@ -28,5 +28,5 @@ def init_app(app: Flask, parts: Parts) -> None:
 
 def default_url(storage: str) -> str:
     """The URL of the catalog that belongs to a storage: in its database, else in a file."""
-    is_database = "://" in storage and storage.partition("://")[0] not in ("s3", "gs", "az")
-    return storage if is_database else beside(storage, "catalog.sqlite")
+    is_database = "://" in storage and storage.partition("://")[0] not in BUCKETS
+    return storage if is_database else beside(storage, "catalog.sqlite", "KZR_CATALOG")

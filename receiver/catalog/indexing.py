@@ -117,7 +117,7 @@ def reindex(
             if not isinstance(error, NotStored):
                 odd(path, error)
 
-    scan = (listed.path for listed in storage.scan())
+    scan = (listed.path for listed in storage.scan() if not listed.is_gone)
     while batch := list(islice(scan, BATCH)):
         follow(batch)
         seen.update(batch)

@@ -13,5 +13,5 @@ def init_app(app: Flask, parts: Parts, hourly: Sequence[Callable[[], object]]) -
     from .kinds import kinds
     from .work import Jobs
 
-    url = app.config["QUEUE"] or beside(app.config["STORAGE"], "queue.sqlite")
+    url = app.config["QUEUE"] or beside(app.config["STORAGE"], "queue.sqlite", "KZR_QUEUE")
     parts.jobs = Jobs(url, parts, kinds(app.config, parts), hourly)

@@ -1,18 +1,14 @@
 """What a job is about: a recording that was stored, found again under the path it has by now."""
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import count
 from typing import Any
 
 from ..errors import NotStored
 from ..parts import Recording, Storage
 from ..storage import sidecars
-from ..storage.paths import numbered
-
-MOST_MISSING = 10  # numbered names that are looked for after the last that is there
 
 
 @dataclass(frozen=True)
@@ -44,21 +40,17 @@ class JobFailed(Exception):
 
 def open_recording(storage: Storage, event: Event) -> tuple[str, Recording]:
     """Open the recording of an event, under the path that it has by now; or raise `NotStored`."""
-    missing = 0  # in a row: older ones may have been deleted
-    for number in count(0):
-        path = numbered(event.path, number)
-        try:
-            recording = storage.open(path)
-        except NotStored:
-            missing += 1
-            if missing > MOST_MISSING:
-                raise
-            continue
-        missing = 0
-        if recording.etag == event.etag:
-            return path, recording
-        recording.close()
-    raise AssertionError("there is no end of numbers")
+    paths: list[str] = []
+    while True:
+        for path in dict.fromkeys([event.path, *paths]):
+            with suppress(NotStored):  # superseded or deleted meanwhile
+                recording = storage.open(path)
+                if recording.etag == event.etag:
+                    return path, recording
+                recording.close()
+        before, paths = paths, storage.versions(event.path)
+        if paths == before:
+            raise NotStored(f"the recording that was stored as {event.path} is gone")
 
 
 def metadata_of(storage: Storage, path: str, event: Event) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from huey.api import Huey
@@ -193,7 +193,10 @@ class RedisQueue(RedisStorage):  # type: ignore[misc]  # huey has no types
 def open_queue(url: str) -> Queue:
     """Open the queue at `sqlite:///PATH` or `redis://...`; raises `SettingError` for others."""
     if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///")).absolute()
+        told = url.removeprefix("sqlite:///")
+        if "?" in told:
+            raise SettingError("KZR_QUEUE: write %3F for ? in the path, and %25 for %")
+        path = Path(unquote(told)).absolute()
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
         except OSError as error:

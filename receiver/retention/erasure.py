@@ -16,6 +16,7 @@ from ..numbers import digits_of, may_hold, texts_in
 from ..parts import Catalog, Jobs, Listed, Storage
 from ..shown import shown
 from ..storage import sidecars
+from ..storage.base import GONE
 from ..storage.parallel import in_parallel
 from ..storage.paths import extension_of, numbered, older, original
 from .holds import hold_of, is_stored
@@ -151,6 +152,8 @@ def _look(
                 why = f"look at it: {', '.join(dict.fromkeys(fields))}: cannot be read as a number"
                 unclear[path] = [why]
             return None
+    if listed.is_gone:
+        return Match(path, 0, listed.modified, GONE)
     return _match(storage, path)
 
 
@@ -262,7 +265,8 @@ def _forget_wanted(
 
 
 def _erase_one(storage: Storage, wanted: Wanted, match: Match) -> Receipt:
-    for path in _paths_by_now(storage, match):
+    others = _paths_by_now(storage, match) if match.etag != GONE else [match.path]
+    for path in others:
         with suppress(NotStored):
             if receipt := _erase_at(storage, path, wanted, match):
                 return receipt
@@ -286,11 +290,13 @@ def _paths_by_now(storage: Storage, match: Match) -> Iterator[str]:
 
 
 def _erase_at(storage: Storage, path: str, wanted: Wanted, match: Match) -> Receipt | None:
-    with storage_errors(), closing(storage.open(path)) as recording:
-        if recording.etag != match.etag:
-            return None
-        digest = recording.sha256()
-        size = recording.size
+    size, digest = 0, "-"
+    if match.etag != GONE:
+        with storage_errors(), closing(storage.open(path)) as recording:
+            if recording.etag != match.etag:
+                return None
+            digest = recording.sha256()
+            size = recording.size
     if held := hold_of(storage, path):
         raise Held(f"not erased: on legal hold since {held.since or 'an unknown time'}")
     is_wanted = match.is_older or wanted.matches({}, path)

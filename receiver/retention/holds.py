@@ -11,7 +11,6 @@ from ..errors import NotStored, ReceiverError, StorageUnavailable
 from ..parts import Listed, Storage
 from ..storage import sidecars
 from ..storage.parallel import in_parallel
-from ..storage.paths import extension_of, original
 from ..storage.sidecars import HOLD
 
 ATTEMPTS = 10  # at a name that others keep publishing under meanwhile
@@ -28,10 +27,7 @@ class Hold:
 
 def versions(storage: Storage, path: str) -> list[str]:
     """The stored paths of all recordings that have or had the name of the one at `path`."""
-    name = original(path)
-    # Numbers may be missing, and numbered names begin as the name does but for its extension.
-    start = name.removesuffix(f".{extension_of(name)}")
-    return sorted(each.path for each in storage.scan(start) if original(each.path) == name)
+    return sorted(storage.versions(path))
 
 
 def hold_of(storage: Storage, path: str) -> Hold | None:

@@ -10,6 +10,7 @@ from ..errors import CatalogUnavailable, Held, NotStored, ReceiverError, Setting
 from ..parts import Catalog, Listed, Storage
 from ..shown import shown
 from ..storage import sidecars
+from ..storage.base import GONE
 from ..storage.parallel import in_parallel
 from ..storage.purges import Purges, note, noted
 from ..storage.sidecars import account_of
@@ -179,8 +180,10 @@ def _purge_one(
         return None
     # First, so that what is read after it is told of the recording that has this etag, or the
     # deletion finds another there.
-    with closing(storage.open(listed.path)) as recording:
-        etag, modified = recording.etag, recording.modified
+    etag, modified = GONE, listed.modified
+    if not listed.is_gone:
+        with closing(storage.open(listed.path)) as recording:
+            etag, modified = recording.etag, recording.modified
     days = _days(storage, listed.path, keep_days)
     if days is None or modified >= now - days * DAY:
         return None

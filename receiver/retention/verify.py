@@ -101,6 +101,8 @@ def _check(
     storage: Storage, catalog: Catalog | None, listed: Listed, now: float, report: Report
 ) -> None:
     path = listed.path
+    if listed.is_gone:  # what is left beside it is told of below
+        return
     if catalog and not catalog.get(path) and _is_settled(listed.modified, now):
         report.tell("extra", path, "stored, but not in the catalog")
     for kind in SIDECARS:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
+from urllib.parse import quote
 
 from ..errors import SettingError, StorageUnavailable
 from ..parts import Storage
@@ -20,6 +21,8 @@ BACK_ENDS = {
     "mariadb": ("database", "DatabaseStorage", "mysql"),
     "sqlite": ("database", "DatabaseStorage", "sqlite"),
 }
+BUCKETS = ("s3", "gs", "az")
+LARGEST_OBJECT = 5 * 1024**3  # bytes that a bucket takes in one request
 PAUSE = 1.0  # seconds between tries to reach a storage that is to be waited for
 
 
@@ -61,6 +64,9 @@ def open_storage(
 
 def open_configured(config: Mapping[str, Any]) -> Storage:
     """Open the storage that the settings name."""
+    scheme = config["STORAGE"].partition("://")[0]
+    if "://" in config["STORAGE"] and scheme in BUCKETS and config["MAX_BYTES"] > LARGEST_OBJECT:
+        raise SettingError("KZR_MAX_BYTES: a bucket takes no recording over 5 GiB: set it to 5G")
     return open_storage(
         config["STORAGE"],
         min_free=config["MIN_FREE"],
@@ -70,13 +76,25 @@ def open_configured(config: Mapping[str, Any]) -> Storage:
     )
 
 
-def beside(url: str, name: str) -> str:
+def beside(url: str, name: str, setting: str) -> str:
     """The URL of an SQLite file of the receiver's own: in a folder that is the storage, hidden.
 
-    Beside a bucket or a database it lies in the working folder.
+    Beside a database it lies in the working folder. A bucket has no place for one: raises
+    `SettingError`, which names the setting that is to tell another.
     """
-    path = name if "://" in url else f"{url}/.{name}"  # no recording has such a name
-    return f"sqlite:///{os.path.abspath(path)}"
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme in BUCKETS:
+        raise SettingError(
+            f"{setting}: a bucket has no place for it: set {setting}=sqlite:////PATH, of a file on "
+            "this machine's disk, or another URL"
+        )
+    path = os.path.abspath(name if separator else f"{url}/.{name}")  # as no recording's name is
+    try:
+        return f"sqlite:///{quote(path)}"
+    except UnicodeEncodeError:
+        raise SettingError(
+            f"{setting}: the storage's path is not UTF-8: set {setting} to another place's URL"
+        ) from None
 
 
 def _back_end(scheme: str) -> Callable[..., Storage]:

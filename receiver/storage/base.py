@@ -90,5 +90,8 @@ def spool_folder() -> Path:
     return Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()  # noqa: S108 - as above
 
 
+GONE = "gone"  # no recording's etag: with it, `delete` removes only what one that is gone left
+
+
 def held(path: str) -> Held:
     return Held(f"{path} is on legal hold")

@@ -1,17 +1,20 @@
 """A storage in a bucket of an object store: S3, what speaks its protocol, and GCS and Azure."""
 
+import errno
 import fcntl
 import logging
 import mmap
 import os
+import re
 import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from io import BufferedReader
-from itertools import count
+from stat import S_ISREG
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ..core.naming import sidecar
@@ -28,17 +31,35 @@ from ..errors import (
 from ..formats import SIDECARS, format_of
 from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from .base import BackEnd, held, spool_folder
-from .objects import READ_SIZE, Bucket, Changed, Found, ObjectReader, is_in_use
-from .paths import extension_of, is_recording, numbered, original, recording_of
+from .objects import (
+    READ_SIZE,
+    Bucket,
+    Changed,
+    Found,
+    ObjectReader,
+    is_in_use,
+    md5_of,
+    plain_tag,
+)
+from .paths import (
+    extension_of,
+    is_recording,
+    newest_first,
+    number_of,
+    numbered,
+    original,
+    recording_of,
+)
 from .sidecars import HOLD
 from .trial import in_child
 
 if TYPE_CHECKING:
-    from obstore import PutMode
+    from obstore import ObjectMeta, PutMode
 
 ATTEMPTS = 100  # to publish under a name that others keep taking meanwhile
 PATIENCE = 3.0  # seconds for an upload elsewhere to let its recording follow its metadata
-
+# What opening a file fails with where something else is in its place, or somebody else's.
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +71,23 @@ class _New:
     data: bytes | mmap.mmap
     digest: str
     metadata: bytes
+    received: float
+
+
+class _Dated(Listed):
+    """A recording whose time of receipt the bucket is asked for once somebody needs it.
+
+    A listing tells only when an object was written, which is later where it was copied.
+    """
+
+    def __init__(self, bucket: Bucket, meta: "ObjectMeta") -> None:
+        vars(self).update(path=meta["path"], size=meta["size"], bucket=bucket, meta=meta)
+
+    @cached_property
+    def modified(self) -> float:
+        bucket, meta = vars(self)["bucket"], vars(self)["meta"]
+        found: Found | None = bucket.head(self.path)
+        return found.modified if found else meta["last_modified"].timestamp()
 
 
 class BucketStorage(BackEnd):
@@ -57,8 +95,9 @@ class BucketStorage(BackEnd):
 
     The object store's usual environment variables hold the credentials, as AWS_ACCESS_KEY_ID and
     AWS_SECRET_ACCESS_KEY, and where it is, as AWS_ENDPOINT_URL and AWS_REGION. Every recording has
-    its media type, and its SHA-256 in its user metadata as `sha256`; that of the recording that a
-    sidecar belongs to is the sidecar's `describes`. A time given to `put` is not kept.
+    its media type, and in its user metadata its SHA-256 as `sha256` and its time of receipt (POSIX)
+    as `received`; the SHA-256 of the recording that a sidecar belongs to is the sidecar's
+    `describes`.
 
     Nothing is overwritten, because each PUT is conditional. The receivers of one machine take
     turns at a name besides, so that one machine is safe with servers that ignore conditions too.
@@ -71,11 +110,12 @@ class BucketStorage(BackEnd):
 
     def prepare(self) -> None:
         try:
+            self.sweep()
+            trial = self._bucket.try_out
+            bucket = self._bucket
+            bucket.conditional, bucket.tells_md5 = trial() if is_in_use() else in_child(trial)
             with self._locked(""):
                 pass
-            self.sweep()
-            trial = self._bucket.is_conditional
-            self._bucket.conditional = trial() if is_in_use() else in_child(trial)
         except StorageUnavailable:
             raise
         except (StorageFailed, StorageFull) as error:
@@ -92,7 +132,9 @@ class BucketStorage(BackEnd):
     ) -> Stored:
         with storage_errors():
             data = _mapped(file)
-        new, name = _New(data, sha256(data).hexdigest(), metadata), self.known_as(name)
+            received = os.fstat(file.fileno()).st_mtime
+        name = self.known_as(name)
+        new = _New(data, sha256(data).hexdigest(), metadata, received)
         with self._locked(str(name)):
             for _ in range(ATTEMPTS):
                 with suppress(Changed):
@@ -101,44 +143,70 @@ class BucketStorage(BackEnd):
 
     def _publish(self, new: _New, name: Name, only_new: bool) -> Stored:
         path = _key(str(name))
-        may_try = self._bucket.conditional and not new.metadata
-        with suppress(Changed):
-            if may_try or not self._bucket.head(path):
-                self._create(path, new)
-                return Stored(Outcome.CREATED, path)
-        old = self._bucket.head(path)
+        there = self._around(path)
+        old = there.pop("", None)
         if not old:
-            raise Changed
+            self._create(path, new, there)
+            return Stored(Outcome.CREATED, path)
         if only_new:
             raise NameExists(f"a recording is stored as {path}")
         old_digest = self._digest(path, old)
         if old_digest == new.digest:
             self._mend_metadata(path, old, new)
             return Stored(Outcome.IDENTICAL, path)
-        kept_as = None
-        for number in count(1):
-            key = numbered(path, number)
-            found = self._bucket.head(key)
-            if not found:
-                break
-            if found.size == len(new.data) and self._digest(key, found) == new.digest:
-                return Stored(Outcome.IDENTICAL, path)
-            if found.size == old.size and self._digest(key, found) == old_digest:
-                kept_as = key  # by a call that broke off
+        older = self._older(path)
+        if self._among(older, len(new.data), new.digest, lambda: md5_of(new.data)):
+            return Stored(Outcome.IDENTICAL, path)
         if not self._supersede:
             raise NameTaken(f"another recording is stored as {path}: it was kept")
+        kept_as = self._among(older, old.size, old_digest, lambda: old.etag)  # by a broken call
         if not kept_as:
-            kept_as = key
-            self._keep(path, old, old_digest, key)
+            kept_as = numbered(path, max(map(number_of, older), default=0) + 1)
+            self._keep(path, old, old_digest, kept_as)
         self._put_metadata(path, old, new, old_digest)
-        for kind in SIDECARS:
-            if kind != "json" and self._bucket.head(sidecar(path, kind)):
-                self._bucket.delete(sidecar(path, kind))
+        beside = self._around(path)
+        self._bucket.delete(*(sidecar(path, kind) for kind in beside if kind not in ("", "json")))
         self._put(path, new, old.version)
         return Stored(Outcome.SUPERSEDED, path, kept_as.rpartition("/")[2])
 
-    def _create(self, path: str, new: _New) -> None:
+    def _around(self, path: str) -> dict[str, Found]:
+        """What is at a stored path, as "", and what lies beside it, by its kind."""
+        keys = [path, *(sidecar(path, kind) for kind in SIDECARS)]
+        found = zip(("", *SIDECARS), self._bucket.heads(keys), strict=True)
+        return {kind: each for kind, each in found if each}
+
+    def _older(self, name: str) -> "dict[str, ObjectMeta]":
+        """The recordings that were superseded at a name, the newest first."""
+        stem = name.removesuffix(f".{extension_of(name)}")
+        found = {}
+        for each in self._bucket.scan(name.rpartition("/")[0], after=f"{stem}~"):
+            path = each["path"]
+            if not path.startswith(f"{stem}~"):
+                break
+            if is_recording(path.rpartition("/")[2]) and original(path) == name:
+                found[path] = each
+        return {path: found[path] for path in newest_first(found)}
+
+    def _among(
+        self, older: "dict[str, ObjectMeta]", size: int, digest: str, etag: Callable[[], str]
+    ) -> str:
+        """The path of the recording that has those bytes; "" where none has.
+
+        Those of the same size are asked for their SHA-256, unless their ETags tell enough.
+        """
+        same = [path for path, each in older.items() if each["size"] == size]
+        if same and self._bucket.tells_md5:
+            wanted = etag()
+            same = [path for path in same if _may_be(plain_tag(older[path]["e_tag"]), wanted)]
+        for path in same:
+            found = self._bucket.head(path)
+            if found and found.size == size and self._digest(path, found) == digest:
+                return path
+        return ""
+
+    def _create(self, path: str, new: _New, beside: dict[str, Found]) -> None:
         """Store a recording whose name is free; what lies beside it already broke off."""
+        self._bucket.delete(*(sidecar(path, kind) for kind in beside if kind != "json"))
         key = sidecar(path, "json")
         if new.metadata:
             try:
@@ -147,16 +215,20 @@ class BucketStorage(BackEnd):
                 self._put_metadata(path, None, new)
             self._put(path, new)
             return
-        if self._bucket.conditional:  # then what is there is nobody's once the name is taken
-            self._put(path, new)
-        found = self._bucket.head(key)
-        if found and found.describes != new.digest:
+        if "json" in beside and self._settled_metadata(path, None, ()):
             self._bucket.delete(key)
-        if not self._bucket.conditional:
-            self._put(path, new)
+        self._put(path, new)
+        if self._bucket.conditional:  # then what came meanwhile is nobody's: the name was taken
+            found = self._bucket.head(key)
+            if found and found.describes != new.digest:
+                self._bucket.delete(key)
 
     def _put(self, key: str, new: _New, mode: "PutMode" = "create") -> None:
-        attributes = {"Content-Type": _media_type(key), "sha256": new.digest}
+        attributes = {
+            "Content-Type": _media_type(key),
+            "sha256": new.digest,
+            "received": repr(new.received),
+        }
         self._bucket.put(key, new.data, mode, attributes)
 
     def _put_metadata(
@@ -200,19 +272,20 @@ class BucketStorage(BackEnd):
 
     def _keep(self, path: str, old: Found, digest: str, kept_as: str) -> None:
         """Copy a recording that is to be superseded, what lies beside it first."""
+        there, target_has = self._around(path), self._around(kept_as)
         for kind in SIDECARS:
             beside, target = sidecar(path, kind), sidecar(kept_as, kind)
-            found = self._bucket.head(beside)
+            found = there.get(kind)
             if found and found.describes in (None, digest):
                 data = b"".join(self._bucket.read(beside, found))
                 self._put_sidecar(target, data, digest, "overwrite")
-            elif self._bucket.head(target):  # of a call that broke off
+            elif kind in target_has:  # of a call that broke off
                 self._bucket.delete(target)
         with self.incoming() as copy:
             for chunk in self._bucket.read(path, old):
                 copy.write(chunk)
             copy.flush()
-            self._put(kept_as, _New(_mapped(copy), digest, b""))
+            self._put(kept_as, _New(_mapped(copy), digest, b"", old.modified))
 
     def _digest(self, key: str, found: Found) -> str:
         if found.digest:
@@ -243,11 +316,25 @@ class BucketStorage(BackEnd):
 
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
         folder = prefix.rpartition("/")[0]
+        latest, bare = "", set()
         for each in self._bucket.scan(folder and _key(folder)):
             path, parts = each["path"], each["path"].split("/")
-            hidden = any(part.startswith(".") for part in parts)
-            if path.startswith(prefix) and not hidden and is_recording(parts[-1]):
-                yield Listed(path, each["size"], each["last_modified"].timestamp())
+            if not path.startswith(prefix) or any(part.startswith(".") for part in parts):
+                continue
+            if is_recording(parts[-1]):
+                latest = path
+                if not extension_of(path):  # whose sidecars may come much later
+                    bare.add(path)
+                yield _Dated(self._bucket, each)
+            elif (about := recording_of(path)) and about != latest and about not in bare:
+                latest = about
+                if about.startswith(prefix) and not self._bucket.head(about):
+                    yield Listed(about, 0, each["last_modified"].timestamp(), is_gone=True)
+
+    def versions(self, path: str) -> list[str]:
+        name = original(_key(path))
+        older = self._older(name)
+        return [name, *older] if self._bucket.head(name) else [*older]
 
     def sidecars(self) -> Iterator[str]:
         for each in self._bucket.scan(""):
@@ -258,18 +345,17 @@ class BucketStorage(BackEnd):
         key = _key(path)
         with storage_errors():
             data = _mapped(file)
-        new = _New(data, sha256(data).hexdigest(), b"")
+        new = _New(data, sha256(data).hexdigest(), b"", modified)
         with self._locked(path):
             for _ in range(ATTEMPTS):
                 with suppress(Changed):
-                    self._put(key, new)
-                    return Outcome.CREATED
-                with suppress(Changed):
                     found = self._bucket.head(key)
-                    if found and self._digest(key, found) == new.digest:
+                    if not found:
+                        self._put(key, new)
+                        return Outcome.CREATED
+                    if found.size == len(data) and self._digest(key, found) == new.digest:
                         return Outcome.IDENTICAL
-                    if found:
-                        raise NameTaken(f"another recording is stored as {path}")
+                    raise NameTaken(f"another recording is stored as {path}")
         raise StorageUnavailable(f"others keep storing and removing {path}: try again")
 
     def attach(self, path: str, kind: str, data: bytes, etag: str) -> None:
@@ -290,14 +376,26 @@ class BucketStorage(BackEnd):
 
     def delete(self, path: str, etag: str = "") -> None:
         with self._locked(path):
-            self._stored(path, etag)
-            if self._bucket.head(sidecar(path, HOLD)):
+            there = self._around(_key(path))
+            found = there.get("")
+            if found or not there:
+                self._found(path, found, etag)
+            else:  # a call broke off, unless an upload elsewhere is under way
+                try:
+                    self._settled_metadata(path, None, ())
+                except Changed:
+                    raise NotStored(f"another recording is stored as {path}") from None
+            if HOLD in there:
                 raise held(path)
-            self._bucket.delete(*(sidecar(path, kind) for kind in SIDECARS))
-            self._bucket.delete(path)
+            self._bucket.delete(*(sidecar(path, kind) for kind in there if kind in ("txt", "vtt")))
+            self._bucket.delete(*([path] if found else []))
+            self._bucket.delete(*([sidecar(path, "json")] if "json" in there else []))
 
     def _stored(self, path: str, etag: str) -> Found:
-        found = self._bucket.head(_key(path))
+        return self._found(path, self._bucket.head(_key(path)), etag)
+
+    def _found(self, path: str, found: Found | None, etag: str) -> Found:
+        """What is at a stored path, if it is there and has the etag; or raise `NotStored`."""
         if not found:
             self._bucket.require(path)
             raise NotStored(f"no recording is stored as {path}")
@@ -314,15 +412,44 @@ class BucketStorage(BackEnd):
         """
         place = sha256(f"{self._url}\0{original(path)}".encode()).digest()[:7]
         byte = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, int.from_bytes(place), 1, 0)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with storage_errors():
-            locks = os.open(self.spool / f".kazoo-receiver-{os.geteuid()}.locks", flags, 0o600)
+            locks = self._open_locks()
+        if locks is None:
+            yield
+            return
         try:
             with storage_errors():
                 fcntl.fcntl(locks, fcntl.F_OFD_SETLKW, byte)
             yield
         finally:
             os.close(locks)
+
+    def _open_locks(self) -> int | None:
+        """Open the file of locks; None where it is not ours alone and conditions are enough.
+
+        In /var/tmp anybody may have put something in its place, or hold a lock on that for ever.
+        """
+        path = self.spool / f".kazoo-receiver-{os.geteuid()}.locks"
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            locks = os.open(path, flags, 0o600)
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
+        else:
+            status = os.fstat(locks)
+            is_ours = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+            if S_ISREG(status.st_mode) and is_ours:
+                return locks
+            os.close(locks)
+        if self._bucket.conditional:
+            return None
+        raise StorageFailed(f"{path} is not this user's alone: set TMPDIR to a folder that is")
+
+
+def _may_be(etag: str, wanted: str) -> bool:
+    """Whether an object with the ETag may hold bytes of which `wanted` is the MD5."""
+    return etag == wanted or not re.fullmatch("[0-9a-f]{32}", etag)
 
 
 def _key(path: str) -> str:

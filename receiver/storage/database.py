@@ -28,7 +28,7 @@ from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from ..sql import Busy, Database, code_of, is_full, is_passing, is_refused, line_of
 from . import rows
 from .base import BackEnd, held, spool_folder
-from .paths import is_recording, numbered, recording_of
+from .paths import is_recording, number_of, numbered, original, recording_of
 from .rows import Content, chunks, files
 from .sidecars import HOLD
 
@@ -77,6 +77,7 @@ class DatabaseStorage(BackEnd):
         try:
             with self._errors():
                 self._database.create_file()
+                self._check_limits()
                 with self._database.schema_lock():
                     self._database.transaction(rows.upgrade)
                 self._warn()
@@ -88,6 +89,11 @@ class DatabaseStorage(BackEnd):
         finally:
             # A worker that is forked later must not share a connection; none is used before.
             self.engine.dispose()
+
+    def _check_limits(self) -> None:
+        """Refuse a server that would refuse each larger recording, however often it is sent."""
+        with self.engine.connect() as connection:
+            rows.largest_piece(connection)
 
     def _warn(self) -> None:
         with self.engine.connect() as connection:
@@ -111,9 +117,12 @@ class DatabaseStorage(BackEnd):
         name = self.known_as(name)
         with self._errors():
             content = Content.of(file)
+            received = os.fstat(file.fileno()).st_mtime
             about = Content.of(io.BytesIO(metadata)) if metadata else None
             return self._database.transaction(
-                lambda connection: self._publish(connection, name, content, about, only_new)
+                lambda connection: self._publish(
+                    connection, name, content, received, about, only_new
+                )
             )
 
     def _publish(
@@ -121,6 +130,7 @@ class DatabaseStorage(BackEnd):
         connection: Connection,
         name: Name,
         content: Content,
+        received: float,
         about: Content | None,
         only_new: bool,
     ) -> Stored:
@@ -132,19 +142,18 @@ class DatabaseStorage(BackEnd):
         elif only_new:
             raise NameExists(f"a recording is stored as {path}")
         else:
-            same, number = rows.search(connection, old, content)
-            if same:
+            if same := rows.search(connection, old, content):
                 rows.confirm(connection, same)
                 return Stored(Outcome.IDENTICAL, path)
             if not self._supersede:
                 raise NameTaken(f"another recording is stored as {path}: it was kept")
-            kept = numbered(path, number)
+            older = rows.older(connection, path)
+            kept = numbered(path, max(map(number_of, older), default=0) + 1)
             stored = Stored(Outcome.SUPERSEDED, path, kept.rpartition("/")[2])
             rows.rename(connection, old, kept)
-        now = time.time()
-        rows.store(connection, path, content, now)
+        rows.store(connection, path, content, received)
         if about:
-            rows.store(connection, sidecar(path, "json"), about, now)
+            rows.store(connection, sidecar(path, "json"), about, received)
         return stored
 
     def open(self, path: str) -> Recording:
@@ -195,6 +204,12 @@ class DatabaseStorage(BackEnd):
                 return
             last = found[-1].id
             yield from (row.path for row in found if recording_of(row.path))
+
+    def versions(self, path: str) -> list[str]:
+        name = original(path)
+        with self._errors(), self.engine.connect() as connection:
+            newest = rows.find(connection, [name])
+            return [*newest, *rows.older(connection, name)]
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         parts = path.split("/")

@@ -35,7 +35,14 @@ from ..formats import SIDECARS
 from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from ..shown import shown
 from .base import BackEnd, held
-from .paths import is_recording, left_by, number_of, original, recording_of
+from .paths import (
+    is_recording,
+    left_by,
+    number_of,
+    numbered,
+    original,
+    recording_of,
+)
 from .place import LOST_AND_FOUND, MARKER, id_in, is_storage, mark, unmounted
 from .sidecars import HOLD
 from .versions import NOTHING, Versions
@@ -254,6 +261,15 @@ class DirectoryStorage(Folder, BackEnd):
                 path = name if below == "." else f"{below}/{name}"
                 if recording_of(path):
                     yield path
+
+    def versions(self, path: str) -> list[str]:
+        folder, slash, filename = original(path).rpartition("/")
+        with storage_errors(), suppress(FileNotFoundError):
+            with self.folder(folder, create=False) as parent, locked(parent):
+                newest = [filename] if exists(filename, parent) else []
+                older = [numbered(filename, n) for n in Versions(filename, parent).numbers()]
+                return [folder + slash + name for name in newest + older]
+        return []
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         folder, _, filename = path.rpartition("/")

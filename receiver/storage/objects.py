@@ -1,12 +1,15 @@
 """Object stores: S3, what speaks its protocol, and GCS and Azure, through obstore."""
 
+import math
 import mmap
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import md5
 from io import SEEK_CUR, SEEK_END, RawIOBase
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
@@ -16,6 +19,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store, from_url
 
 from ..errors import StorageFailed, StorageFull, StorageUnavailable, Superseded
+from . import LARGEST_OBJECT
 
 if TYPE_CHECKING:
     from obstore import Attributes, GetOptions, ObjectMeta, PutMode, UpdateVersion
@@ -25,7 +29,6 @@ CONNECT_TIMEOUT = timedelta(seconds=5)
 TIMEOUT = timedelta(seconds=20)  # for a request, and as long again for each `TIMED_SIZE` of it
 TIMED_SIZE = 16 * 1024 * 1024  # bytes
 LONGEST_READ = timedelta(days=1)  # players pause
-LARGEST = 5 * 1024**3  # bytes that S3 takes in one request
 READ_SIZE = 256 * 1024  # bytes
 LINK_LASTS = timedelta(minutes=10)
 
@@ -46,19 +49,24 @@ class Found:
     """An object in the bucket.
 
     `digest` is the SHA-256 that its writer noted, `describes` that of the recording which a
-    sidecar belongs to; either is None where nobody noted it or the server has forgotten it.
+    sidecar belongs to, and `received` the time of receipt; each is None where nobody noted it or
+    the server has forgotten it.
     """
 
     size: int
-    modified: float
+    changed: float
     version: "UpdateVersion"
     digest: str | None
     describes: str | None
+    received: float | None
+
+    @property
+    def modified(self) -> float:
+        return self.changed if self.received is None else self.received
 
     @property
     def etag(self) -> str:
-        tag = self.version.get("e_tag") or f"{self.size:x}-{self.modified:.0f}"
-        return tag.removeprefix("W/").strip('"')
+        return plain_tag(self.version.get("e_tag")) or f"{self.size:x}-{self.changed:.0f}"
 
 
 class Bucket:
@@ -66,17 +74,19 @@ class Bucket:
 
     `conditional` tells whether the server knows conditions on a PUT (RFC 9110 section 13). Where
     it does not, they are checked before, and the caller has to keep others away meanwhile.
+    `tells_md5` is whether an ETag is known to be the MD5 of what an object holds.
     """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self.conditional = True
+        self.tells_md5 = False
         self._url = url
         self._stores: dict[tuple[int, timedelta], S3Store | GCSStore | AzureStore] = {}
 
-    def is_conditional(self) -> bool:
-        """Try out whether the bucket can be used, and return whether it knows conditions."""
+    def try_out(self) -> tuple[bool, bool]:
+        """Try whether the bucket can be used; return its `conditional` and its `tells_md5`."""
         key = f".trial-{os.urandom(8).hex()}"
         first = self.put(key, b"1", "overwrite", {})
         try:
@@ -89,7 +99,7 @@ class Bucket:
             conditional = False
         self.delete(key)
         self.head(key)  # S3 does not tell what is absent to those who may not list
-        return conditional
+        return conditional, plain_tag(first.get("e_tag")) == md5_of(b"1")
 
     def _refuses(self, key: str, mode: "PutMode") -> bool:
         try:
@@ -111,7 +121,13 @@ class Bucket:
             _version(meta["e_tag"], meta["version"]),
             attributes.get("sha256"),
             attributes.get("describes"),
+            _time(attributes.get("received")),
         )
+
+    def heads(self, keys: Sequence[str]) -> list[Found | None]:
+        """What is at each of some keys, asked at once."""
+        with ThreadPoolExecutor(len(keys)) as pool:
+            return list(pool.map(self.head, keys))
 
     def put(
         self, key: str, data: bytes | mmap.mmap, mode: "PutMode", attributes: "Attributes"
@@ -122,8 +138,8 @@ class Bucket:
         loses its attributes, and other servers cannot at all. The pages of a mapped file may be
         dropped again, so that memory does not limit the size.
         """
-        if len(data) > LARGEST:
-            raise StorageFailed(f"a bucket takes {LARGEST} bytes at most: lower KZR_MAX_BYTES")
+        if len(data) > LARGEST_OBJECT:
+            raise StorageFailed("a bucket takes no object over 5 GiB: set KZR_MAX_BYTES=5G")
         if not self.conditional and mode != "overwrite":
             found = self.head(key)
             if (found and found.version) != (None if mode == "create" else mode):
@@ -163,12 +179,15 @@ class Bucket:
             raise Changed from None
 
     def delete(self, *keys: str) -> None:
+        if not keys:
+            return
         with suppress(FileNotFoundError), self._errors():
             obstore.delete(self._store(), keys)
 
-    def scan(self, folder: str) -> "Iterator[ObjectMeta]":
+    def scan(self, folder: str, after: str | None = None) -> "Iterator[ObjectMeta]":
+        """List what is in a folder, in the order of the keys, and only what comes `after` one."""
         with self._errors():
-            for chunk in obstore.list(self._store(), folder or None):
+            for chunk in obstore.list(self._store(), folder or None, offset=after):
                 yield from chunk
 
     def require(self, key: str) -> None:
@@ -314,6 +333,23 @@ class ObjectReader(RawIOBase):
 def is_in_use() -> bool:
     """Whether this process has started obstore's threads."""
     return _runtime == os.getpid()
+
+
+def plain_tag(tag: str | None) -> str:
+    """An ETag without what HTTP puts around it."""
+    return (tag or "").removeprefix("W/").strip('"')
+
+
+def md5_of(data: bytes | mmap.mmap) -> str:
+    """What most stores have as the ETag of an object."""
+    return md5(data, usedforsecurity=False).hexdigest()
+
+
+def _time(text: str | None) -> float | None:
+    with suppress(ValueError):
+        if math.isfinite(told := float(text or "")):
+            return told
+    return None
 
 
 def _version(e_tag: str | None, version: str | None) -> "UpdateVersion":

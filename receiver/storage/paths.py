@@ -1,6 +1,7 @@
 """The algebra of stored paths: numbered copies, what lies beside them, and back again."""
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 
 from ..core.naming import BARE, EXTENDED, RecordingName, decode, has_extension
@@ -50,9 +51,14 @@ def recording_of(path: str) -> str:
     folder, slash, filename = path.rpartition("/")
     about = _SIDECAR.fullmatch(filename)
     is_hidden = any(part.startswith(".") for part in path.split("/"))
-    if not about or is_hidden or is_recording(filename) or _STEP.fullmatch(about["recording"]):
+    if not about or is_hidden or is_recording(filename) or not is_recording(about["recording"]):
         return ""
     return folder + slash + about["recording"]
+
+
+def newest_first(paths: Iterable[str]) -> list[str]:
+    """The stored paths of recordings of one name, in the order of their age."""
+    return sorted(set(paths), key=lambda path: (number_of(path) > 0, -number_of(path)))
 
 
 def original(path: str) -> str:

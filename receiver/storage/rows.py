@@ -1,16 +1,17 @@
 """Stored files as rows of tables, the same in every database, and the statements on them."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import count
 from typing import Any, BinaryIO, cast
 
 from sqlalchemy import (
     DDL,
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Double,
     ForeignKey,
@@ -20,10 +21,13 @@ from sqlalchemy import (
     Row,
     String,
     Table,
+    and_,
     delete,
     event,
+    func,
     insert,
     inspect,
+    literal_column,
     select,
     text,
     update,
@@ -35,11 +39,12 @@ from ..errors import StorageFailed
 from ..formats import SIDECARS
 from ..parts import sha256_of
 from ..sql import Changed
-from .paths import numbered
+from .paths import extension_of, is_recording, newest_first, original
 
-# Each upload has some copies of a chunk in memory, and MySQL takes one in a packet, in hexadecimal.
-CHUNK_SIZE = 256 * 1024  # bytes
-NUMBERS_AT_ONCE = 32  # numbered names that one query looks for
+CHUNK_SIZE = 256 * 1024  # bytes; each upload has some copies of a chunk in memory
+STATEMENT = 16 * 1024  # bytes that a statement takes besides its chunk; its path is the most of it
+LEAST_PACKET = 128 * 1024  # bytes; MySQL's default is over 100 times that
+INDEXED = 512  # characters of a path, because an index takes no more of one everywhere
 
 tables = MetaData()
 
@@ -80,6 +85,18 @@ EXTERNAL = DDL("ALTER TABLE kzr_chunks ALTER data SET STORAGE EXTERNAL")  # type
 event.listen(  # audio does not compress
     chunks, "after_create", EXTERNAL.execute_if(dialect="postgresql")
 )
+
+# By which the numbered names are found that belong to a name. Paths are ASCII: "C" compares bytes.
+_BY_PATH = {
+    "postgresql": f'(left(path, {INDEXED}) COLLATE "C")',
+    "mysql": f"path({INDEXED})",
+    "sqlite": "path",
+}
+_SORTED_PATH = {
+    "postgresql": literal_column(f'left(path, {INDEXED}) COLLATE "C"', String),
+    "mysql": files.c.path,
+    "sqlite": files.c.path,
+}
 
 SCHEMA_VERSION = 1
 # What takes the tables from the version before to each later one; new tables are made as above.
@@ -123,11 +140,26 @@ def upgrade(connection: Connection) -> None:
     if version == 0:
         tables.create_all(connection)
         connection.execute(insert(schema).values(version=SCHEMA_VERSION))
-        return
-    for later in range(version + 1, SCHEMA_VERSION + 1):
+    _index(connection)
+    for later in range(version + 1, SCHEMA_VERSION + 1) if version else ():
         for statement in UPGRADES[later]:
             connection.execute(text(statement))
         connection.execute(update(schema).values(version=later))
+
+
+def _index(connection: Connection) -> None:
+    """Create the index by path, which older releases work with, too."""
+    kind = connection.dialect.name
+    if kind == "postgresql":  # where there are many recordings, it takes its time
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+    if any(each["name"] == "kzr_files_path" for each in _indexes(connection)):
+        return
+    connection.execute(text(f"CREATE INDEX kzr_files_path ON kzr_files ({_BY_PATH[kind]})"))
+
+
+def _indexes(connection: Connection) -> list[Any]:
+    with warnings.catch_warnings(action="ignore"):  # of expressions, which are not looked at
+        return list(inspect(connection).get_indexes(files.name))
 
 
 def family(path: str) -> list[str]:
@@ -145,25 +177,33 @@ def find(connection: Connection, paths: list[str]) -> dict[str, Row[Any]]:
     return {row.path: row for row in connection.execute(query)}
 
 
-def search(connection: Connection, row: Row[Any], content: Content) -> tuple[Row[Any] | None, int]:
-    """Look for the content under the path of `row`, and under its numbered names.
+def search(connection: Connection, row: Row[Any], content: Content) -> Row[Any] | None:
+    """Look for the content under the path of `row`, and under its numbered names."""
+    if content.is_in(row):
+        return row
+    same = (files.c.sha256 == content.sha256, files.c.size == content.size)
+    found = connection.execute(select(files).where(_is_older(connection, row.path), *same))
+    return next((each for each in found if _is_version(each.path, row.path)), None)
 
-    Returns its row, if there is one, and the first free number.
-    """
-    newest: str = row.path
-    there: dict[str, Row[Any]] = {}
-    for number in count():
-        path = numbered(newest, number)
-        if number % NUMBERS_AT_ONCE == 1:
-            numbers = range(number, number + NUMBERS_AT_ONCE)
-            there = find(connection, [numbered(newest, n) for n in numbers])
-        if number:
-            if path not in there:
-                break
-            row = there[path]
-        if content.is_in(row):
-            return row, number
-    return None, number
+
+def older(connection: Connection, name: str) -> list[str]:
+    """The stored paths of the recordings that were superseded at a name, the newest first."""
+    found = connection.execute(select(files.c.path).where(_is_older(connection, name)))
+    return newest_first(path for (path,) in found if _is_version(path, name))
+
+
+def _is_version(path: str, name: str) -> bool:
+    return is_recording(path.rpartition("/")[2]) and original(path) == name
+
+
+def _is_older(connection: Connection, name: str) -> ColumnElement[bool]:
+    """Whether a path begins as the numbered names of a name do; those are few, by the index."""
+    start = name.removesuffix(f".{extension_of(name)}") + "~"
+    indexed = _SORTED_PATH[connection.dialect.name]
+    first, last = start[:INDEXED], (start + "\x7f")[:INDEXED]
+    return and_(
+        indexed >= first, indexed <= last, func.substr(files.c.path, 1, len(start)) == start
+    )
 
 
 def store(connection: Connection, path: str, content: Content, modified: float) -> None:
@@ -177,8 +217,21 @@ def store(connection: Connection, path: str, content: Content, modified: float) 
         "times_sent": 1,
     }
     (file_id,) = cast(Row[Any], connection.execute(insert(files), values).inserted_primary_key)
+    fitting = largest_piece(connection)
     for start, data in content.chunks():
-        connection.execute(insert(chunks), {"file_id": file_id, "start": start, "data": data})
+        for offset in range(0, len(data), fitting):
+            piece = {"start": start + offset, "data": data[offset : offset + fitting]}
+            connection.execute(insert(chunks), {"file_id": file_id} | piece)
+
+
+def largest_piece(connection: Connection) -> int:
+    """The bytes that one statement may store: MySQL takes them escaped, in one packet."""
+    packet: int | None = connection.info.get("max_packet")
+    if packet is None:
+        return CHUNK_SIZE
+    if packet < LEAST_PACKET:
+        raise StorageFailed(f"max_allowed_packet is {packet}: set it to {LEAST_PACKET} or more")
+    return min(CHUNK_SIZE, (packet - STATEMENT) // 2)
 
 
 def confirm(connection: Connection, row: Row[Any]) -> None:

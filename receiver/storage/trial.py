@@ -5,15 +5,18 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from ..errors import StorageFailed, StorageFull, StorageUnavailable
 
 TIMEOUT = 60  # seconds
+T = TypeVar("T")
 
 
-def in_child(work: Callable[[], bool]) -> bool:
+def in_child(work: Callable[[], T]) -> T:
     """Do it in another process, because threads that it starts would not survive a fork.
+
+    What it returns comes back as JSON has it.
 
     Servers load the application, which makes its trial, before they fork their workers.
     """
@@ -35,10 +38,11 @@ def in_child(work: Callable[[], bool]) -> bool:
     if error:
         kinds = {kind.__name__: kind for kind in (StorageFull, StorageUnavailable)}
         raise kinds.get(result, StorageFailed)(error)
-    return bool(result)
+    done: T = result
+    return done
 
 
-def _answer(work: Callable[[], bool], answer: BinaryIO) -> None:
+def _answer(work: Callable[[], object], answer: BinaryIO) -> None:
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(TIMEOUT)

@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("huey")
 
 from receiver.core.naming import RecordingName
-from receiver.errors import SettingError, StorageUnavailable
+from receiver.errors import NotStored, SettingError, StorageUnavailable
 from receiver.jobs.event import Event, open_recording
 from receiver.jobs.queue import open_queue
 from receiver.jobs.work import FIRST_PAUSE, KEPT, PAUSE_FACTOR, RETRIES, Jobs
 from receiver.parts import Storage
+from receiver.storage.paths import numbered
 from support.paths import PROJECT
 from support.queues import Redis, Worker
 from support.storages import parts_of, publish
@@ -172,6 +173,22 @@ class TestWork:
             ("A/x~1.mp3", b"one"),
             ("A/x~2.mp3", b"two"),
         ]
+
+    def test_superseded_recording_is_found_whatever_numbers_are_missing(self, storage):
+        for number in range(30):
+            publish(storage, b"%d" % number, NAME)
+        path = str(NAME)
+        with closing(storage.open(numbered(path, 29))) as recording:
+            event = Event(path, recording.etag, "created", 0.0)
+        for number in range(1, 29):
+            storage.delete(numbered(path, number))
+        storage.delete(path)
+        found, recording = open_recording(storage, event)
+        with closing(recording):
+            assert (found, recording.file.read()) == (numbered(path, 29), b"28")
+        storage.delete(found)
+        with pytest.raises(NotStored):
+            open_recording(storage, event)
 
     def test_what_was_done_is_forgotten_after_a_while(self, open_jobs, storage, log, monkeypatch):
         jobs = open_jobs(log=log)

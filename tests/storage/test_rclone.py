@@ -25,6 +25,12 @@ class TestRclone(BucketContract):
             "only store there, or one may overwrite what another has stored under the same name"
         ]
 
+    def test_file_of_locks_that_is_another_users_stops_the_start(self, storage):
+        path = self.other_users_file(storage)
+        with pytest.raises(SettingError, match=f"{path} .*: set TMPDIR to a folder") as error:
+            self.open()
+        assert "\n" not in str(error.value)
+
     @pytest.mark.parametrize(
         ("name", "value"), [("AWS_SECRET_ACCESS_KEY", "wrong"), ("AWS_ACCESS_KEY_ID", "wrong")]
     )

@@ -1,6 +1,7 @@
 """The contract of storages in a bucket, and what goes wrong with one."""
 
 import base64
+import itertools
 import multiprocessing
 import os
 import random
@@ -9,7 +10,9 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -19,15 +22,24 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 from receiver import create_app
 from receiver.core.naming import RecordingName
-from receiver.errors import NameTaken, SettingError, StorageFailed, StorageUnavailable
+from receiver.errors import (
+    NameTaken,
+    NotStored,
+    SettingError,
+    StorageFailed,
+    StorageUnavailable,
+)
 from receiver.parts import Outcome, Storage
 from receiver.reading.playback import answer
-from receiver.storage import bucket, objects, open_storage
+from receiver.retention import erasure
+from receiver.retention.purge import purge
+from receiver.retention.verify import verify
+from receiver.storage import bucket, copying, objects, open_storage
 from receiver.storage.paths import numbered
 from support.buckets import SECRET, Server
 from support.contract import StorageContract
 from support.ports import free_port
-from support.storages import publish
+from support.storages import NAME, publish
 from support.waiting import wait_for
 
 READER = {"Authorization": "Basic " + base64.b64encode(b"kazoo:secret").decode()}
@@ -228,6 +240,219 @@ class BucketContract(StorageContract):
             patch.setattr(objects.obstore, "put", put)
             publish(storage, data, metadata=metadata)
 
+    @contextmanager
+    def cut(self, number: int, kind: str) -> Iterator[Counter]:
+        """Cut the connection at a request: before it, after it, or there and from then on."""
+        lock, made = threading.Lock(), Counter()
+
+        def failing(original):
+            def request(*args, **kwargs):
+                with lock:
+                    made["all"] += 1
+                    here = made["all"] == number or (kind == "kill" and made["all"] > number)
+                    made["cut"] += here
+                if here and kind == "after":
+                    original(*args, **kwargs)
+                if here:
+                    raise objects.BaseError("HttpError: source: reqwest::Error")
+                return original(*args, **kwargs)
+
+            return request
+
+        with self.monkeypatch.context() as patch:
+            for name in ("put", "get", "delete", "list"):
+                patch.setattr(objects.obstore, name, failing(getattr(objects.obstore, name)))
+            yield made
+
+    def cut_everywhere(self, begin, call, check) -> None:
+        """Cut a call at each of its requests; each time the same call comes again."""
+        self.monkeypatch.setattr(bucket, "PATIENCE", 0.01)
+        for kind in ("before", "after", "kill"):
+            for number in itertools.count(1):
+                name = RecordingName("A", f"{kind}-{number}", "mp3")
+                begin(name)
+                with self.cut(number, kind) as made, suppress(StorageUnavailable):
+                    call(name)
+                if not made["cut"]:
+                    assert number > 2
+                    break
+                call(name)
+                stem = f"A/{name.call_id}"
+                files = self.server.objects(self.name, "some/prefix/", stem)
+                found = {
+                    path.removeprefix(stem): data
+                    for path, data in files.items()
+                    if path.startswith((f"{stem}.", f"{stem}~"))
+                }
+                check(found, (kind, number))
+
+    def store_with_all(self, storage: Storage, name: RecordingName, data: bytes) -> None:
+        publish(storage, data, name, metadata=b'{"call": 1}')
+        for each in ("txt", "vtt"):
+            storage.attach(str(name), each, each.encode(), "")
+
+    def test_deletion_that_is_cut_at_any_request_is_finished_by_the_next(self, storage):
+        def delete(name):
+            with suppress(NotStored):  # only the answer was cut
+                storage.delete(str(name), etags[str(name)])
+
+        def begin(name):
+            self.store_with_all(storage, name, b"audio")
+            with closing(storage.open(str(name))) as recording:
+                etags[str(name)] = recording.etag
+
+        def check(found, where):
+            assert found == {}, where
+
+        etags: dict[str, str] = {}
+        self.cut_everywhere(begin, delete, check)
+
+    def test_erasure_that_is_cut_at_any_request_is_finished_by_the_same_command(self, storage):
+        def begin(name):
+            publish(storage, b"audio", name, metadata=b'{"from": "+15551234"}')
+            storage.attach(str(name), "txt", b"words", "")
+
+        def erase(name):
+            wanted = erasure.Wanted(number="15551234")
+            found = erasure.find(storage, wanted)
+            failed = erasure.erase(storage, None, None, wanted, found, receipts.append)
+            told.append(bool(found.failed or failed))
+
+        def check(found, where):
+            assert found == {}, where
+            assert not told[-1], where
+            path = f"A/{where[0]}-{where[1]}.mp3"
+            assert path in {receipt.path for receipt in receipts} or where[0] == "after", where
+
+        receipts: list[erasure.Receipt] = []
+        told: list[bool] = []
+        self.cut_everywhere(begin, erase, check)
+
+    def test_attaching_that_is_cut_at_any_request_is_done_by_the_next(self, storage):
+        def check(found, where):
+            assert found == {".mp3": b"audio", ".mp3.json": b"{}", ".mp3.hold": b"held"}, where
+
+        self.cut_everywhere(
+            lambda name: publish(storage, b"audio", name, metadata=b"{}"),
+            lambda name: storage.attach(str(name), "hold", b"held", ""),
+            check,
+        )
+
+    @pytest.mark.parametrize("metadata", [b"", b"{new}"])
+    @pytest.mark.parametrize("left", [False, True])
+    def test_upload_that_is_cut_at_any_request_is_stored_by_the_next(self, storage, metadata, left):
+        def begin(name):
+            for kind in ("json", "txt", "hold") if left else ():
+                self.put_object(f"{name}.{kind}", b"of another")
+
+        def check(found, where):
+            wanted = {".mp3": b"new"} | ({".mp3.json": metadata} if metadata else {})
+            assert found == wanted, where
+
+        self.cut_everywhere(
+            begin, lambda name: publish(storage, b"new", name, metadata=metadata), check
+        )
+
+    @pytest.mark.parametrize("metadata", [b"", b"{new}"])
+    def test_superseding_that_is_cut_at_any_request_is_done_by_the_next(self, storage, metadata):
+        def begin(name):
+            self.store_with_all(storage, name, b"old")
+            storage.attach(str(name), "hold", b"held", "")
+
+        def check(found, where):
+            wanted = {".mp3": b"new"} | ({".mp3.json": metadata} if metadata else {})
+            kept = {".mp3": b"old", ".mp3.json": b'{"call": 1}', ".mp3.hold": b"held"}
+            kept |= {".mp3.txt": b"txt", ".mp3.vtt": b"vtt"}
+            assert found == wanted | {f"~1{path}": data for path, data in kept.items()}, where
+
+        self.cut_everywhere(
+            begin, lambda name: publish(storage, b"new", name, metadata=metadata), check
+        )
+
+    def test_copy_that_is_cut_at_any_request_is_finished_by_the_next(self, storage):
+        source = open_storage(str(self.tmp_path / "source"))
+
+        def begin(name):
+            publish(source, b"audio", name, metadata=b"{}")
+            for kind in ("txt", "hold"):
+                source.attach(str(name), kind, kind.encode(), "")
+
+        def copy(name):
+            report = copying.copy_all(source, storage, threads=1)
+            told.append(report.failed)
+
+        def check(found, where):
+            assert not told[-1], where
+            wanted = {".mp3": b"audio", ".mp3.json": b"{}"}
+            assert found == wanted | {".mp3.txt": b"txt", ".mp3.hold": b"hold"}, where
+            for each in source.scan():
+                source.attach(each.path, "hold", b"", "")
+                source.delete(each.path)
+
+        told: list[list[str]] = []
+        self.cut_everywhere(begin, copy, check)
+
+    def put_object(self, path: str, data: bytes, **metadata: str) -> None:
+        self.server.client.put_object(
+            Bucket=self.name, Key=f"some/prefix/{path}", Body=data, Metadata=metadata
+        )
+
+    @pytest.mark.parametrize("name", [NAME, RecordingName("", "bare", "")])
+    def test_what_a_gone_recording_left_is_seen_and_can_be_removed(self, storage, name):
+        path = str(name)
+        publish(storage, b"audio", name, metadata=b"{}")
+        publish(storage, b"other", RecordingName("", "bare-other", ""), metadata=b"{}")
+        self.server.client.delete_object(Bucket=self.name, Key=f"some/prefix/{path}")
+        (gone,) = [each for each in storage.scan() if each.is_gone]
+        assert (gone.path, gone.size) == (path, 0)
+        assert storage.versions(path) == []
+        report = verify(storage, None, time.time() + 3600)
+        assert report.wrong == [f"left: {path}: it is gone, but not all that lay beside it"]
+        self.monkeypatch.setattr(bucket, "PATIENCE", 0.2)
+        days = {"": 1}
+        assert purge(storage, None, days, time.time()).removed == []
+        assert [each.path for each in purge(storage, None, days, time.time() + 1e6).removed]
+        assert self.read() == {}
+
+    def test_time_of_receipt_is_the_buckets_own_where_nobody_noted_another(self, storage):
+        self.put_object("a.mp3", b"x")
+        self.put_object("b.mp3", b"x", received="1600000000.5")
+        self.put_object("c.mp3", b"x", received="nan")
+        found = {each.path: each.modified for each in storage.scan()}
+        assert found["b.mp3"] == 1_600_000_000.5
+        assert abs(found["a.mp3"] - time.time()) < 60 and abs(found["c.mp3"] - time.time()) < 60
+
+    def test_each_of_many_recordings_of_a_name_takes_as_long(self, storage):
+        for number in range(1, 301):
+            self.put_object(numbered(PATH, number), b"%06d" % number)
+        publish(storage, b"000000")
+        with self.cut(0, "before") as made:
+            assert publish(storage, b"999999").kept_as == numbered(NAME.filename, 301)
+        assert made["all"] < 40
+        with self.cut(0, "before") as made:
+            assert publish(storage, b"000150").outcome is Outcome.IDENTICAL
+        assert made["all"] < 20
+
+    def other_users_file(self, storage: Storage) -> Path:
+        if os.geteuid():
+            pytest.skip("needs root")
+        path = self.tmp_path / f".kazoo-receiver-{os.geteuid()}.locks"
+        path.unlink()
+        path.touch(0o666)
+        os.chown(path, 65534, 65534)
+        return path
+
+    def test_largest_recording_is_no_larger_than_the_bucket_takes(self, storage):
+        with pytest.raises(SettingError, match="KZR_MAX_BYTES: .* 5 GiB: set it to 5G"):
+            create_app({"STORAGE": self.url, "MAX_BYTES": "6G"})
+
+    @pytest.mark.parametrize("setting", ["CATALOG", "QUEUE"])
+    def test_place_of_catalog_and_queue_is_demanded(self, setting):
+        settings = {"CATALOG": {"CATALOG": "yes"}, "QUEUE": {"CHECKSUMS": "yes"}}[setting]
+        with pytest.raises(SettingError, match=f"set KZR_{setting}=sqlite:////PATH") as error:
+            create_app({"STORAGE": self.url} | settings, serving=False)
+        assert "\n" not in str(error.value)
+
     def test_transcripts_stay_with_their_recording(self, storage):
         publish(storage, b"old")
         for kind in ("txt", "vtt"):
@@ -245,7 +470,7 @@ class BucketContract(StorageContract):
 
     def test_hidden_and_foreign_objects_are_not_listed(self, storage):
         publish(storage, b"audio")
-        for key in (".hidden/x.mp3", "A/.x.mp3", "x.mp3.json"):
+        for key in (".hidden/x.mp3", "A/.x.mp3", "A/.x.mp3.json"):
             self.server.client.put_object(Bucket=self.name, Key=f"some/prefix/{key}", Body=b"x")
         assert [each.path for each in storage.scan()] == [PATH]
 

@@ -293,6 +293,67 @@ class StorageContract:
         storage.delete(str(NAME), etag)
         assert self.read() == {}
 
+    def test_versions_are_the_newest_first_whatever_is_missing(self, storage):
+        others = ("abc@10.0.0.1x", "abc@10.0.0", "abc@10.0.0.1~1")
+        for name in (NAME, RecordingName("", "bare", "")):
+            for call_id in others:
+                other = RecordingName(name.folder, call_id, name.extension)
+                publish(storage, call_id.encode(), other)
+            path = str(name)
+            assert storage.versions(path) == []
+            for number in range(1, 13):
+                publish(storage, b"%d" % number, name, metadata=b"{}")
+            wanted = [path, *(numbered(path, number) for number in range(11, 0, -1))]
+            assert storage.versions(path) == wanted
+            for number in (1, 2, 5, 11):
+                storage.delete(numbered(path, number))
+            storage.delete(path)
+            wanted = [numbered(path, number) for number in (10, 9, 8, 7, 6, 4, 3)]
+            for each in (path, wanted[3], numbered(path, 99)):
+                assert storage.versions(each) == wanted
+
+    @pytest.mark.parametrize("missing", [(1,), (1, 2, 3), tuple(range(1, 40))])
+    def test_bytes_of_an_older_recording_are_a_late_retry_whatever_numbers_are_missing(
+        self, storage, missing
+    ):
+        for number in range(missing[-1] + 3):
+            publish(storage, b"%d" % number)
+        for number in missing:
+            storage.delete(numbered(str(NAME), number))
+        before = self.read()
+        assert publish(storage, b"%d" % missing[-1]).outcome is Outcome.IDENTICAL
+        assert self.read() == before
+        stored = publish(storage, b"another")
+        assert stored.kept_as == numbered(NAME.filename, missing[-1] + 3)
+        assert self.read() == before | {
+            str(NAME): b"another",
+            stored.kept_path: b"%d" % (missing[-1] + 2),
+        }
+
+    def test_time_of_receipt_stays_with_a_recording(self, storage):
+        old = 1_600_000_000.25
+        for number in (1, 2, 3):
+            with storage.incoming() as file:
+                file.write(b"%d" % number)
+                file.flush()
+                os.utime(file.fileno(), (old + number,) * 2)
+                storage.publish(file, NAME)
+        with storage.incoming() as file:
+            file.write(b"audio")
+            file.flush()
+            storage.put("copied.mp3", file, old)
+        path = str(NAME)
+        wanted = {
+            path: old + 3,
+            numbered(path, 1): old + 1,
+            numbered(path, 2): old + 2,
+            "copied.mp3": old,
+        }
+        assert {each.path: each.modified for each in storage.scan()} == wanted
+        for path, modified in wanted.items():
+            with closing(storage.open(path)) as recording:
+                assert recording.modified == modified
+
     def etag(self, storage: Storage) -> str:
         with closing(storage.open(str(NAME))) as recording:
             return recording.etag

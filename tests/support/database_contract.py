@@ -197,12 +197,77 @@ class DatabaseContract(StorageContract):
         }
 
     def test_many_older_recordings_are_all_looked_at(self, storage):
-        for number in range(2 * rows.NUMBERS_AT_ONCE + 2):
+        for number in range(70):
             publish(storage, b"%d" % number)
         assert publish(storage, b"0").outcome is Outcome.IDENTICAL
-        assert publish(storage, b"x").kept_as == numbered(
-            NAME.filename, 2 * rows.NUMBERS_AT_ONCE + 2
+        assert publish(storage, b"x").kept_as == numbered(NAME.filename, 70)
+
+    def test_each_of_many_recordings_of_a_name_takes_as_few_statements(self, storage):
+        """Each of which an index answers, so that none reads all that is stored."""
+        statements: list[str] = []
+        event.listen(
+            storage.engine, "before_cursor_execute", lambda *args: statements.append(args[2])
         )
+        counts = []
+        for number in range(40):
+            statements.clear()
+            publish(storage, b"%d" % number)
+            counts.append(len(statements))
+        assert counts[1] == counts[-1]
+
+    def test_database_of_an_older_release_gets_the_index(self, storage):
+        publish(storage, b"audio")
+        on = " ON kzr_files" if storage.engine.dialect.name == "mysql" else ""
+        self.execute(f"DROP INDEX kzr_files_path{on}")
+        for _ in range(2):
+            self.open()
+        self.execute(f"DROP INDEX kzr_files_path{on}")  # which fails where there is none
+
+    def test_call_that_is_cut_at_any_statement_is_done_by_the_next(self, storage):
+        """Before it, after it, and at the commit; nothing is lost, and nothing erased is left."""
+
+        def cut(number: int, when: str, call) -> bool:
+            made = [0]
+
+            def count(*_: object) -> None:
+                made[0] += 1
+                if made[0] == number:
+                    raise ConnectionResetError(104, "Connection reset by peer")
+
+            event.listen(storage.engine, when, count)
+            try:
+                with suppress(StorageFailed):
+                    call()
+            finally:
+                event.remove(storage.engine, when, count)
+            return made[0] >= number
+
+        def begin() -> None:
+            publish(storage, b"old", metadata=b"{old}")
+            storage.attach(str(NAME), "txt", b"words", "")
+
+        path, kept = str(NAME), numbered(str(NAME), 1)
+        old = {path: b"old", f"{path}.json": b"{old}", f"{path}.txt": b"words"}
+        moved = {each.replace(path, kept): data for each, data in old.items()}
+        calls = [
+            (begin, lambda: storage.delete(path), {}),
+            (begin, lambda: storage.attach(path, "hold", b"h", ""), old | {f"{path}.hold": b"h"}),
+            (lambda: None, lambda: publish(storage, b"new"), {path: b"new"}),
+            (begin, lambda: publish(storage, b"new"), moved | {path: b"new"}),
+        ]
+        for prepare, call, wanted in calls:
+            for when in ("before_cursor_execute", "after_cursor_execute", "commit"):
+                for number in range(1, 100):
+                    self.execute("DELETE FROM kzr_chunks")
+                    self.execute("DELETE FROM kzr_files")
+                    prepare()
+                    was_cut = cut(number, when, call)
+                    if was_cut:
+                        call()
+                    assert self.read() == wanted, (when, number)
+                    if not was_cut:
+                        break
+                assert number > 1
 
     @pytest.mark.parametrize("path", ["", "/x.mp3", "A//x.mp3", "./x.mp3", "ü.mp3", "x\n.mp3"])
     def test_no_other_paths_are_put(self, storage, path):
