@@ -10,7 +10,7 @@ from . import access, answers, commands, config, monitoring, reading, senders
 from .core.upload import at_every_path, uploads
 from .memory import keep_freed_blocks
 from .parts import Parts
-from .storage import open_configured
+from .storage import open_configured, open_existing, require_usable
 
 __all__ = ["create_app"]
 
@@ -20,8 +20,8 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
 
     Settings are read from the environment (`KZR_*`); `overrides` holds others by name, without
     the prefix and as text. An application that is not `serving` is for a command: it opens the
-    storage only when that is used. What is not configured is not even imported. Raises
-    `SettingError` where a setting is unknown or cannot be used.
+    storage only when that is used, and creates none. What is not configured is not even imported.
+    Raises `SettingError` where a setting is unknown or cannot be used.
     """
     app = Flask(__name__, static_folder=None)
     app.config.update(config.load(overrides))
@@ -29,7 +29,8 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
     app.url_map.merge_slashes = False  # Kazoo must never be redirected
     app.logger.setLevel(logging.INFO)
 
-    parts = Parts(partial(open_configured, app.config), senders.open_body, access.init_app(app))
+    open_storage = partial(open_configured if serving else open_existing, app.config)
+    parts = Parts(open_storage, senders.open_body, access.init_app(app))
     app.extensions["receiver"] = parts
     if serving:
         open_now(parts)
@@ -45,6 +46,8 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
         catalog.init_app(app, parts)
         page.init_app(app)
     if any(app.config[name] for name in config.JOBS):
+        if not serving:
+            require_usable(app.config)  # the queue may lie in it
         from . import jobs, retention
 
         jobs.init_app(app, parts, retention.hourly(app, parts))

@@ -145,7 +145,7 @@ class TestErase:
     def test_nothing_is_erased_where_it_is_not_said_what(self, directory, arguments):
         self.store(directory)
         result = run(str(directory.root), "erase", "--yes", *arguments)
-        assert (result.returncode, result.stdout) == (2, "")
+        assert (result.returncode > 0, result.stdout) == (True, "")
         assert len(list(directory.scan())) == 4
 
     def test_held_recordings_are_left_and_reported(self, backend, storage):
