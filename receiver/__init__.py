@@ -11,6 +11,7 @@ from .core.upload import at_every_path, uploads
 from .memory import keep_freed_blocks
 from .parts import Parts
 from .storage import open_configured, open_existing, require_usable
+from .storage.existing import shown
 
 __all__ = ["create_app"]
 
@@ -41,22 +42,37 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
     reading.init_app(app)
     monitoring.init_app(app)
     if app.config["CATALOG"] != "no":
-        from . import catalog, page
+        with config.installed("catalog", "CATALOG"):
+            from . import catalog, page
 
         catalog.init_app(app, parts)
         page.init_app(app)
     if any(app.config[name] for name in config.JOBS):
         if not serving:
             require_usable(app.config)  # the queue may lie in it
-        from . import jobs, retention
+        with config.installed("jobs", *(name for name in config.JOBS if app.config[name])):
+            from . import jobs, retention
 
         jobs.init_app(app, parts, retention.hourly(app, parts))
     commands.init_app(app)
+    if serving:
+        app.logger.info(about(app, parts))
     if serving and parts.access.is_open:
         app.logger.warning(
             "anybody who reaches this server may write: set KZR_WRITERS or KZR_ALLOW_FROM"
         )
     return app
+
+
+def about(app: Flask, parts: Parts) -> str:
+    """What a start tells: where it stores, who may, and what is on."""
+    optional = [
+        f"KZR_{name}"
+        for name in ("CATALOG", "METRICS_ALLOW", "HANDOVER_DIR", *config.JOBS)
+        if app.config[name] not in ("no", "", (), {}, False)
+    ]
+    storage = shown(app.config["STORAGE"])
+    return f"storage: {storage}; {parts.access}; on: {', '.join(optional) or 'nothing more'}"
 
 
 def open_now(parts: Parts) -> None:

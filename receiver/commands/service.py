@@ -59,7 +59,8 @@ class Service(ScriptInfo):
         except OSError as error:
             if self._file is None and (isinstance(error, FileNotFoundError) or _is_told()):
                 return
-            raise SettingError(f"{path}: {error.strerror}: run this as root") from None
+            hint = ": run this as root" if isinstance(error, PermissionError) else ""
+            raise SettingError(f"{path}: {error.strerror}{hint}") from None
         for name, value in found.items():
             if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
                 raise SettingError(f"{path}: {name} is no variable: write NAME='VALUE'")

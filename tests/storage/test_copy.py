@@ -68,6 +68,7 @@ def test_copy_has_every_file_with_its_time(old, tmp_path):
 
 def test_copy_through_any_storage_comes_out_as_it_went_in(old, tmp_path, backend):
     """A directory goes to another storage, and from there to a new directory."""
+    (tmp_path / "recordings").mkdir(exist_ok=True)
     for source, destination in ((tmp_path / "old", backend.url), (backend.url, tmp_path / "new")):
         for outcome in ("9 copied, 0 were there", "0 copied, 9 were there"):
             result = run(source, destination)

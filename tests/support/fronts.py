@@ -248,7 +248,7 @@ def installed() -> Path:
             build = folder / "build"  # so that the tree itself stays clean
             ignore = shutil.ignore_patterns(".*", "tests", "recordings", "*.egg-info", "build")
             shutil.copytree(PROJECT, build, ignore=ignore)
-            subprocess.run([*pip, f"{build}[catalog]"], check=True)
+            subprocess.run([*pip, f"{build}[catalog,jobs]"], check=True)
             shutil.copy(PROJECT / "app.py", folder)
     return folder
 
