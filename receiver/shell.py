@@ -71,13 +71,13 @@ def main(context: click.Context, file: str | None) -> None:
 @click.pass_obj
 def serve(service: Service, options: tuple[str, ...]) -> None:
     """Receive recordings; takes gunicorn's options: serve --help."""
-    from .serve import run
-
     with one_line():
         if not {"-h", "--help", "-v", "--version"} & set(options):
             service.enter(may_create=True)
-            if not os.access(".", os.X_OK):  # gunicorn enters it again
+            if not os.access(".", os.X_OK):  # gunicorn enters the one that it is loaded in
                 os.chdir("/")
+        from .serve import run
+
         run("kazoo-receiver serve", "receiver:create_app()", options)
 
 

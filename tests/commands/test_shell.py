@@ -6,6 +6,7 @@ import signal
 import subprocess
 
 import pytest
+from click.testing import CliRunner
 
 from receiver.commands.service import variables
 from receiver.shell import GROUPS, main
@@ -263,11 +264,8 @@ def test_help_of_serve_shows_our_defaults():
 @pytest.mark.parametrize("value", ["0", "-1", "x", "", "1.5", "99999999999999999999", "²"])
 @pytest.mark.parametrize("command", ["verify", "worker", "copy . ."])
 def test_number_that_is_none_is_refused_in_one_line(command, value):
-    shown = shell(*command.split(), "--threads", value, KZR_STORAGE="/tmp")
-    assert (shown.returncode, shown.stderr) == (
-        1,
-        "Error: --threads is a number from 1 to 1000\n",
-    )
+    shown = CliRunner().invoke(main, [*command.split(), "--threads", value])
+    assert (shown.exit_code, shown.output) == (1, "Error: --threads is a number from 1 to 1000\n")
 
 
 @pytest.mark.parametrize("option", ["--caller", "--number"])
@@ -278,9 +276,12 @@ def test_number_without_digits_is_refused_in_one_line(tmp_path, option):
 
 
 def test_copy_takes_a_password_from_the_settings_not_from_the_command_line(service):
-    file = service.folder / "old.sqlite"
-    assert shell("init", KZR_STORAGE=f"sqlite:///{file}").returncode == 0
+    file = service.folder / "old" / "old.sqlite"
+    file.parent.mkdir()
+    os.chown(file.parent, service.uid, service.uid)
+    file.touch()
     os.chown(file, service.uid, service.uid)
+    assert shell("init", KZR_STORAGE=f"sqlite:///{file}").returncode == 0
     service.add(f"OLD='sqlite:///{file}'")
     shown = service.run("copy", "env:OLD", "env:KZR_STORAGE")
     assert shown.returncode == 0, shown.stderr
