@@ -26,11 +26,13 @@ ALL = list(FRONTS)
 def test_apache_takes_the_file_unchanged(tmp_path, name, modules):
     """As `apachectl configtest`, with no module but those that the file names."""
     loaded = ["mpm_event", "authz_core", "reqtimeout", *modules]
-    (tmp_path / "apache.conf").write_text(
-        f"ServerRoot {tmp_path}\nServerName localhost\nPidFile {tmp_path}/pid\n"
-        + "".join(f"LoadModule {each}_module {MODULES}/mod_{each}.so\n" for each in loaded)
-        + f"Listen 127.0.0.1:80\nInclude {DEPLOY / name}\n"
-    )
+    lines = [
+        *(f"ServerRoot {tmp_path}", "ServerName localhost", "Listen 127.0.0.1:80"),
+        *(f"PidFile {tmp_path}/pid", f"ErrorLog {tmp_path}/log"),
+        *(f"LoadModule {each}_module {MODULES}/mod_{each}.so" for each in loaded),
+        f"Include {DEPLOY / name}",
+    ]
+    (tmp_path / "apache.conf").write_text("\n".join(lines) + "\n")
     command = [need("apache2"), "-t", "-f", tmp_path / "apache.conf"]
     shown = subprocess.run(command, capture_output=True, text=True)
     assert (shown.returncode, shown.stderr) == (0, "Syntax OK\n")
