@@ -110,7 +110,15 @@ def start(prog: str, application: str, settings: Mapping[str, Any]) -> None:
             setting.default = settings[setting.name]
         if setting.name == "wsgi_app":
             setting.default = application
+        if setting.name in ("workers", "threads"):  # with none of them, nothing is ever answered
+            setting.validator = staticmethod(_at_least_one)
     WSGIApplication("%(prog)s [OPTIONS]", prog=prog).run()
+
+
+def _at_least_one(value: Any) -> int:
+    if int(value) < 1:
+        raise ValueError(f"expected a number from 1 on, not {value}")
+    return int(value)
 
 
 def on_starting(server: Any) -> None:

@@ -15,12 +15,10 @@ from ..storage.existing import local_urls, name_of, owner_of, require_existing, 
 
 SETTINGS_FILE = "/etc/kazoo-receiver.env"
 # systemd's syntax: what is quoted, then what is not; a comment or a line without "=" is neither.
-_LINE = re.compile(
-    r"""[^\S\n]*(?:[#;][^\n]*|(?P<name>[^=\n]*)=(?P<quoted>(?:[^\S\n]*(?:'[^']*'|"(?:[^"\\]|\\.)*"))*)"""
-    r"""(?P<bare>(?:[^\n\\]|\\.)*)|[^\n]*)(?:\n|$)""",
-    re.DOTALL,
-)
-_QUOTED = re.compile(r"""'([^']*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
+_SINGLE, _DOUBLE = r"'([^']*)(?:'|\Z)", r'"((?:[^"\\]|\\.)*)(?:"|\Z)'
+_QUOTED = re.compile(rf"[ \t\r]*(?:{_SINGLE}|{_DOUBLE})", re.DOTALL)
+_BARE = re.compile(r"(?:[^\n\\]|\\.)*", re.DOTALL)
+_NAME = re.compile(r"\s*(?:[#;][^\n]*|([^=\n]*)(=?))")
 
 
 class Service(ScriptInfo):
@@ -75,22 +73,29 @@ def _is_told() -> bool:
 
 def variables(text: str) -> Iterator[tuple[str, str]]:
     """The variables in the text of a file for systemd's EnvironmentFile."""
-    for line in _LINE.finditer(text):
-        if line["name"] is not None:
-            quoted = "".join(
-                each[1] if each[1] is not None else _double_quoted(each[2])
-                for each in _QUOTED.finditer(line["quoted"])
-            )
-            bare = re.sub(r"\\(.)", _escaped, line["bare"].strip(), flags=re.DOTALL)
-            yield line["name"].strip(), quoted + bare
+    place = 0
+    while place < len(text) and (name := _NAME.match(text, place)):
+        place, value = name.end(), ""
+        if name[2]:
+            while quoted := _QUOTED.match(text, place):
+                single, double = quoted.groups()
+                value += _unescaped(double, r'"\\`$\n') if single is None else single
+                place = quoted.end()
+            bare = _BARE.match(text, place)
+            assert bare  # noqa: S101 - for mypy: it matches any text
+            value += _unescaped(bare[0].lstrip(" \t\r"), "\0-\U0010ffff", r"|[ \t\r]+\Z")
+            place = bare.end()
+            yield name[1].strip(), value
+        place += 1
 
 
-def _escaped(match: re.Match[str]) -> str:
-    return match[1].replace("\n", "")
-
-
-def _double_quoted(text: str) -> str:
-    return re.sub(r"\\([\"\\`$\n])", _escaped, text)
+def _unescaped(text: str, which: str, dropped: str = "") -> str:
+    """The text without the backslashes before `which` characters, and without line breaks there."""
+    return re.sub(
+        rf"\\([{which}]){dropped}",
+        lambda match: (match[1] or "").replace("\n", ""),
+        text,
+    )
 
 
 def say(*urls: str) -> None:

@@ -268,6 +268,16 @@ def test_number_that_is_none_is_refused_in_one_line(command, value):
     assert (shown.exit_code, shown.output) == (1, "Error: --threads is a number from 1 to 1000\n")
 
 
+@pytest.mark.parametrize("option", ["--threads", "--workers"])
+@pytest.mark.parametrize("value", ["0", "-1", "x"])
+def test_server_of_none_is_refused_in_one_line(tmp_path, option, value):
+    shown = shell("serve", f"--bind=127.0.0.1:{free_port()}", option, value, KZR_STORAGE=tmp_path)
+    assert shown.returncode > 0
+    *_, line = shown.stderr.splitlines()
+    assert "rror: " in line and line.endswith(value if value != "x" else "'x'")
+    assert "Traceback" not in shown.stderr
+
+
 @pytest.mark.parametrize("option", ["--caller", "--number"])
 def test_number_without_digits_is_refused_in_one_line(tmp_path, option):
     shown = shell("erase", option, "Ann", KZR_STORAGE=tmp_path)

@@ -284,7 +284,7 @@ class TestErase:
         found = find(directory, Wanted(caller="15551234567"))
         receipts, failed = self.erase_caller(directory, found, Down())
         assert len(receipts) == 3
-        assert len(failed) == 1 and "run flask --app app reindex" in failed[0]
+        assert len(failed) == 1 and "run kazoo-receiver reindex" in failed[0]
         assert len(list(catalog.paths())) == 4
         found = find(directory, Wanted(caller="15551234567"))
         assert self.erase_caller(directory, found, catalog) == ([], [])
