@@ -12,10 +12,9 @@ from receiver import create_app
 from receiver.errors import SettingError
 
 if __name__ == "__main__":
-    from gunicorn.app.wsgiapp import run
+    from receiver.serve import run
 
-    sys.argv[1:1] = ["-c", "python:receiver.serve", "app:app"]
-    sys.exit(run(prog="app.py"))
+    sys.exit(run("app.py", "app:app", sys.argv[1:]))
 
 # `flask --app app COMMAND` loads this file within the command, of which only `run` serves.
 command = click.get_current_context(silent=True)

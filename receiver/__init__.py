@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from flask import Flask
 
@@ -14,15 +15,15 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
 
     Settings are read from the environment (`KZR_*`); `overrides` holds others by name, without
     the prefix and as text. An application that is not `serving` is for a command: it opens the
-    storage only when that is used. What is not configured is not even imported. Raises
-    `SettingError` where a setting is unknown or cannot be used.
+    storage only when that is used, and creates none. What is not configured is not even imported.
+    Raises `SettingError` where a setting is unknown or cannot be used.
     """
     # Here, so that the core can be imported alone.
     from . import access, answers, config, monitoring, reading, senders
     from .core.upload import at_every_path, uploads
     from .memory import keep_freed_blocks
     from .parts import Parts
-    from .storage import open_configured
+    from .storage import open_configured, open_existing, require_usable
 
     app = Flask(__name__, static_folder=None)
     app.config.update(config.load(overrides))
@@ -30,7 +31,8 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
     app.url_map.merge_slashes = False  # Kazoo must never be redirected
     app.logger.setLevel(logging.INFO)
 
-    parts = Parts(partial(open_configured, app.config), senders.open_body, access.init_app(app))
+    open_storage = partial(open_configured if serving else open_existing, app.config)
+    parts = Parts(open_storage, senders.open_body, access.init_app(app))
     app.extensions["receiver"] = parts
     if serving:
         _ = parts.storage  # it is opened now, and one that cannot be used stops the start
@@ -41,12 +43,16 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
     reading.init_app(app)
     monitoring.init_app(app)
     if app.config["CATALOG"] != "no":
-        from . import catalog, page
+        with config.installed("catalog", "CATALOG"):
+            from . import catalog, page
 
         catalog.init_app(app, parts)
         page.init_app(app)
     if any(app.config[name] for name in config.JOBS):
-        from . import jobs, retention
+        if not serving:
+            require_usable(app.config)  # the queue may lie in it
+        with config.installed("jobs", *(name for name in config.JOBS if app.config[name])):
+            from . import jobs, retention
 
         jobs.init_app(app, parts, retention.hourly(app, parts))
     answers.init_app(app)
@@ -54,8 +60,24 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
         from . import commands
 
         commands.init_app(app)
-    elif parts.access.is_open:
+        return app
+    app.logger.info(about(app.config, parts.access))
+    if parts.access.is_open:
         app.logger.warning(
             "anybody who reaches this server may write: set KZR_WRITERS or KZR_ALLOW_FROM"
         )
     return app
+
+
+def about(config: Mapping[str, Any], access: object) -> str:
+    """What a start tells: where it stores, who may, and what is on."""
+    from .config import JOBS
+    from .storage.existing import shown
+
+    optional = [
+        f"KZR_{name}"
+        for name in ("CATALOG", "METRICS_ALLOW", "HANDOVER_DIR", *JOBS)
+        if config[name] not in ("no", "", (), {}, False)
+    ]
+    on = ", ".join(optional) or "nothing more"
+    return f"storage: {shown(config['STORAGE'])}; {access}; on: {on}"

@@ -9,9 +9,8 @@ from flask import Flask, Request
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.security import check_password_hash
 
+from .config import HASH_METHODS
 from .errors import Forbidden, Unauthorized
-
-HASH_METHODS = ("scrypt:", "pbkdf2:")
 
 
 class Access:
@@ -39,6 +38,14 @@ class Access:
     def is_open(self) -> bool:
         """Whether anybody who reaches the port may write."""
         return not (self._writers or self._tokens or self._networks)
+
+    def __str__(self) -> str:
+        """Who may write and who may read, by name."""
+        writers = [*self._writers, *["whoever has a token"][: len(self._tokens)]]
+        networks = " ".join(map(str, self._networks))
+        writing = " ".join(filter(None, [", ".join(writers), networks and f"from {networks}"]))
+        reading = ", ".join(self._readers)
+        return f"may write: {writing or 'anybody'}; may read: {reading or 'nobody'}"
 
     def check_writer(self, request: Request) -> None:
         """Raise `Forbidden` or `Unauthorized` unless the client may write."""

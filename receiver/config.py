@@ -3,7 +3,8 @@
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -16,6 +17,8 @@ from .errors import SettingError
 
 PREFIX = "KZR"
 MOST_DAYS = 36_500  # to keep recordings: a century
+HASH_METHODS = ("scrypt:", "pbkdf2:")
+_HASH = re.compile(r"(scrypt:\d+:\d+:\d+|pbkdf2:\w+(:\d+)?)\$[^$]+\$[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,21 @@ def yes_or_no(text: str) -> bool:
 
 
 def credentials(text: str) -> dict[str, str]:
-    pairs = [pair.partition(":") for pair in text.split()]
+    pairs = [pair.partition(":") for pair in words(text)]
     if not all(user and secret for user, _, secret in pairs):
         raise ValueError("expected user:secret, several separated by spaces")
+    for user, _, secret in pairs:
+        if secret.startswith(HASH_METHODS) and not _HASH.fullmatch(secret):
+            raise ValueError(
+                f"the hash of {user} is not whole: a shell takes its $ for variables, "
+                "so put the value into single quotes"
+            )
     return {user: secret for user, _, secret in pairs}
 
 
 def words(text: str) -> tuple[str, ...]:
+    if "," in text:
+        raise ValueError("a comma separates nothing and may be in no secret: use spaces")
     return tuple(text.split())
 
 
@@ -221,6 +232,16 @@ def _parse(setting: Setting, text: str) -> Any:
     except ValueError as error:
         shown = "..." if setting.is_secret else text
         raise SettingError(f"{PREFIX}_{setting.name}={shown}: {error}") from None
+
+
+@contextmanager
+def installed(extra: str, *names: str) -> Iterator[None]:
+    """Raise `SettingError` where what is imported, for settings that are on, is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        asked = " and ".join(f"{PREFIX}_{name}" for name in names)
+        raise SettingError(f"{asked}: {error}: pip install '.[{extra}]'") from error
 
 
 def require_parts(package: str, needed: Mapping[type, Sequence[str]]) -> None:

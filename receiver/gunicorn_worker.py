@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,8 @@ from .core.body import READ_AHEAD
 from .errors import SettingError
 
 try:
+    from gunicorn.app.wsgiapp import WSGIApplication
+    from gunicorn.config import KNOWN_SETTINGS
     from gunicorn.http.message import Request
     from gunicorn.http.parser import RequestParser
     from gunicorn.http.unreader import SocketUnreader
@@ -98,6 +101,24 @@ class KazooRequest(Request):  # type: ignore[misc]  # gunicorn has no types
 
 def _percent_encoded(byte: re.Match[bytes]) -> bytes:
     return b"%%%02X" % ord(byte[0])
+
+
+def start(prog: str, application: str, settings: Mapping[str, Any]) -> None:
+    """Run gunicorn with the command line's options; its help shows what they are otherwise."""
+    for setting in KNOWN_SETTINGS:
+        if setting.cli and setting.name in settings:
+            setting.default = settings[setting.name]
+        if setting.name == "wsgi_app":
+            setting.default = application
+        if setting.name in ("workers", "threads"):  # with none of them, nothing is ever answered
+            setting.validator = staticmethod(_at_least_one)
+    WSGIApplication("%(prog)s [OPTIONS]", prog=prog).run()
+
+
+def _at_least_one(value: Any) -> int:
+    if int(value) < 1:
+        raise ValueError(f"expected a number from 1 on, not {value}")
+    return int(value)
 
 
 def on_starting(server: Any) -> None:

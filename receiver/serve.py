@@ -1,8 +1,10 @@
 """gunicorn's settings for the receiver: `gunicorn -c python:receiver.serve app:app`."""
 
 import os
+import sys
+from collections.abc import Sequence
 
-from .gunicorn_worker import child_exit, on_starting
+from .gunicorn_worker import child_exit, on_starting, start
 
 __all__ = ["child_exit", "on_starting"]
 
@@ -20,3 +22,9 @@ http_parser = "python"  # the one that KazooRequest extends
 # On a disk, a slow fsync looks like a hung worker. gunicorn's file there has no name for others.
 if os.path.isdir("/dev/shm"):  # noqa: S108 - as above
     worker_tmp_dir = "/dev/shm"  # noqa: S108 - as above
+
+
+def run(prog: str, application: str, options: Sequence[str]) -> None:
+    """Serve the application with gunicorn, whose options these are."""
+    sys.argv[1:] = ["-c", f"python:{__name__}", *options]
+    start(prog, application, {"config": f"python:{__name__}"} | globals())

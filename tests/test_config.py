@@ -27,7 +27,7 @@ def test_defaults_need_no_setting():
         ("MIN_FREE", "1000", 1000),
         ("URL_PREFIX", "/", ""),
         ("URL_PREFIX", "/kzr/", "/kzr"),
-        ("WRITERS", "kazoo:a:b fs:c,d", {"kazoo": "a:b", "fs": "c,d"}),
+        ("WRITERS", "kazoo:a:b fs:c;d", {"kazoo": "a:b", "fs": "c;d"}),
         ("ALLOW_FROM", "10.0.0.0/8, ::1", (ip_network("10.0.0.0/8"), ip_network("::1"))),
     ],
 )

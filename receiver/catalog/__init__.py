@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import tinytag  # noqa: F401 - a start tells that it is missing, not the first recording
 from flask import Flask, Response
 
 from ..parts import Parts, exchange

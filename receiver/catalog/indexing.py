@@ -48,7 +48,7 @@ class Indexer:
         try:
             self._waiting.put_nowait((time.time(), path))
         except queue.Full:
-            logger.warning("not in the catalog: %s: run flask --app app reindex", path)
+            logger.warning("not in the catalog: %s: run kazoo-receiver reindex", path)
 
     @property
     def lag(self) -> float:

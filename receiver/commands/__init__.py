@@ -1,4 +1,4 @@
-"""The commands for administrators: `flask --app app COMMAND`."""
+"""The commands for administrators: `kazoo-receiver COMMAND`, or `flask --app app COMMAND`."""
 
 from flask import Flask
 

@@ -16,7 +16,7 @@ def check(url: str) -> None:
 
     \b
     Example:
-      flask --app app check http://kazoo:a-long-secret@10.0.0.5:8000/kzr
+      kazoo-receiver check http://kazoo:a-long-secret@10.0.0.5:8000/kzr
     """
     from ..check.checks import run  # no server needs it
 

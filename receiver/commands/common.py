@@ -1,10 +1,10 @@
 """What the commands share: options, progress bars, and errors in one line."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from jinja2.filters import do_filesizeformat as human_size
@@ -15,22 +15,31 @@ from ..storage.parallel import THREADS
 
 __all__ = ["human_size"]
 
-
-def at_least_one(context: click.Context, option: click.Parameter, value: int) -> int:
-    if value < 1:
-        raise click.ClickException("--threads is a number from 1 on")
-    return value
+MOST_THREADS = 1000
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-threads = click.option(
-    "--threads",
-    "--jobs",  # its name before jobs were only those of the queue
-    "threads",
-    default=THREADS,
-    show_default=True,
-    callback=at_least_one,
-    help="Recordings at a time.",
-)
+def at_least_one(context: click.Context, option: click.Parameter, value: str) -> int:
+    if not (value.isascii() and value.isdigit() and 0 < int(value) <= MOST_THREADS):
+        raise click.ClickException(f"--threads is a number from 1 to {MOST_THREADS}")
+    return int(value)
+
+
+def threads_option(what: str) -> Callable[[F], F]:
+    """The option `--threads`; `what` its threads do."""
+    return click.option(
+        "--threads",
+        "--jobs",  # its name before jobs were only those of the queue
+        "threads",
+        metavar="NUMBER",
+        default=str(THREADS),
+        show_default=True,
+        callback=at_least_one,
+        help=what,
+    )
+
+
+threads = threads_option("Recordings at a time.")
 
 
 @contextmanager

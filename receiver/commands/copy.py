@@ -4,36 +4,48 @@ import os
 import sys
 
 import click
-from flask import current_app
-from flask.cli import with_appcontext
+from flask.cli import ScriptInfo
 
+from .. import config
+from ..errors import SettingError
 from ..storage import open_storage
 from ..storage.copying import copy_all
+from ..storage.existing import local_path, refuse_as_root, require_existing
 from .common import one_line, threads, weighed
+from .service import Service, become_owner, say
 
 
 @click.command()
 @click.argument("source", metavar="FROM")
 @click.argument("destination", metavar="TO")
 @threads
-@with_appcontext
-def copy(source: str, destination: str, threads: int) -> None:
+@click.pass_obj
+def copy(script: ScriptInfo, source: str, destination: str, threads: int) -> None:
     """Copy every recording from one storage to another, with what lies beside it.
 
-    FROM and TO are what KZR_STORAGE takes: a folder, or the URL of a bucket or a database. FROM
-    stays as it is. What TO has already is not copied again, so that a copy that broke off goes on
-    where it was; nothing in TO is overwritten. Each copy is read back, and its SHA-256 compared.
-    It exits with 1 if anything failed.
+    FROM and TO are what KZR_STORAGE takes: a folder, or the URL of a bucket or a database. In place
+    of a URL with a password, which others could see, env:NAME is a variable that holds it, of the
+    environment or among the settings. FROM stays as it is; a folder TO has to be there. What TO has
+    already is not copied again, so that a copy that broke off goes on where it was; nothing in TO
+    is overwritten. Each copy is read back, and its SHA-256 compared. It exits with 1 if anything
+    failed.
 
     \b
     Example:
-      flask --app app copy /srv/recordings s3://bucket/recordings
+      kazoo-receiver copy /srv/recordings s3://bucket/recordings
     """
-    if "://" not in source and not os.path.isdir(source):
-        raise click.BadParameter(f"there is no folder {source}", param_hint="FROM")
     with one_line():
+        if isinstance(script, Service):
+            script.read_settings()
+        source, destination = meant(source), meant(destination)
+        for url in (source, destination):
+            require_existing(url)
+        if isinstance(script, Service):
+            become_owner(destination if local_path(destination) else source)
+            say(source, destination)
+        refuse_as_root(destination)
         old = open_storage(source, read_only=True)
-        new = open_storage(destination, min_free=current_app.config["MIN_FREE"])
+        new = open_storage(destination, min_free=config.load()["MIN_FREE"])
         with weighed(old) as bar:
             report = copy_all(
                 old, new, threads=threads, progress=lambda copied: bar.update(copied.size)
@@ -45,3 +57,12 @@ def copy(source: str, destination: str, threads: int) -> None:
         f"{len(report.failed):,} failed"
     )
     sys.exit(bool(report.failed))
+
+
+def meant(url: str) -> str:
+    """A storage as it was given, or as the environment has it."""
+    if not url.startswith("env:"):
+        return url
+    if not (found := os.environ.get(url.removeprefix("env:"))):
+        raise SettingError(f"{url}: the environment has no such variable")
+    return found

@@ -1,4 +1,4 @@
-"""The commands that keep, end and check stored recordings: `flask --app app COMMAND`."""
+"""The commands that keep, end and check stored recordings."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def hold_(path: str, reason: str, release: bool) -> None:
 
     \b
     Example:
-      flask --app app hold ACCOUNT/USER/abc123@10.0.0.1.mp3 --reason "case 17"
+      kazoo-receiver hold ACCOUNT/USER/abc123@10.0.0.1.mp3 --reason "case 17"
     """
     if release and reason:
         raise click.UsageError("--release takes no --reason")
@@ -151,12 +151,12 @@ def erase_(caller: str, number: str, call_id: str, yes: bool) -> None:
 
     \b
     Example:
-      flask --app app erase --caller +15551234567 > receipt.txt
+      kazoo-receiver erase --caller +15551234567 > receipt.txt
     """
     if sum(map(bool, (caller, number, call_id))) != 1:
         raise click.UsageError("give one of --caller, --number and --call-id")
     if not call_id and not digits_of(caller or number):
-        raise click.UsageError("the number has to be one of digits")
+        raise click.ClickException("the number has to be one of digits")
     wanted = erasure.Wanted(caller, number, call_id)
     with one_line(), counted(parts().storage, err=True) as bar:
         found = erasure.find(parts().storage, wanted, progress=lambda recording: bar.update(1))

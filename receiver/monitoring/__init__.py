@@ -7,6 +7,7 @@ import tempfile
 
 from flask import Flask
 
+from ..config import installed
 from .health import health
 
 
@@ -20,7 +21,8 @@ def init_app(app: Flask) -> None:
         folder = tempfile.mkdtemp(prefix="kazoo-receiver-metrics-")
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         atexit.register(remove_folder, folder, os.getpid())
-    from .metrics import count_upload, metrics
+    with installed("metrics", "METRICS_ALLOW"):
+        from .metrics import count_upload, metrics
 
     app.register_blueprint(metrics)
     app.after_request(count_upload)

@@ -231,4 +231,4 @@ def forget(catalog: Catalog, storage: Storage, paths: Iterable[str]) -> list[str
 
 
 def catalog_failed(error: CatalogUnavailable) -> str:
-    return f"{error}: run flask --app app reindex when it is back"
+    return f"{error}: run kazoo-receiver reindex when it is back"

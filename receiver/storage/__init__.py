@@ -3,13 +3,15 @@
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import SettingError, StorageUnavailable
+from ..errors import SettingError, StorageFailed, StorageUnavailable
 from ..parts import Storage
 from .directory import DirectoryStorage
+from .existing import local_urls, refuse_as_root, require_existing
 
 # By the URL's scheme: the module and class, and the extra that installs what they need.
 BACK_ENDS = {
@@ -74,6 +76,33 @@ def open_configured(config: Mapping[str, Any]) -> Storage:
         wait=config["STORAGE_WAIT"],
         may_be_new=config["STORAGE_NEW"],
     )
+
+
+def open_existing(config: Mapping[str, Any]) -> Storage:
+    """Open the storage that the settings name, for a command: none is created."""
+    require_usable(config)
+    if _is_database(config["STORAGE"]):
+        with suppress(StorageUnavailable):  # it may be waited for
+            require_tables(config["STORAGE"])
+    return open_configured(config)
+
+
+def require_tables(url: str) -> None:
+    """Raise `SettingError` where a database has no recordings' tables."""
+    try:
+        next(iter(open_storage(url, read_only=True).scan()), None)
+    except StorageFailed as error:
+        raise SettingError(f"{error}: kazoo-receiver init makes what is missing") from error
+
+
+def _is_database(url: str) -> bool:
+    return BACK_ENDS.get(url.partition("://")[0], ("",))[0] == "database"
+
+
+def require_usable(config: Mapping[str, Any]) -> None:
+    """Raise `SettingError` where a command would find no storage, or spoil another user's."""
+    require_existing(config["STORAGE"])
+    refuse_as_root(*local_urls(config))
 
 
 def beside(url: str, name: str, setting: str) -> str:

@@ -81,7 +81,7 @@ def gunicorn_alone() -> Receiver:
 
 
 def embedded(site: str) -> str:
-    """Way 2 of deploy/apache.conf without processes of its own: Apache's serve the receiver."""
+    """deploy/apache-wsgi.conf without processes of its own: Apache's serve the receiver."""
     site, lines = re.subn(r"^ +WSGI(DaemonProcess.*\\\n|ProcessGroup).*\n", "", site, flags=re.M)
     assert lines == 2, site
     home = installed()

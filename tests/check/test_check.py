@@ -146,7 +146,7 @@ def test_url_that_cannot_be_used(check, url, complaint):
 
 
 def test_help_has_an_example(check):
-    example = "flask --app app check http://kazoo:a-long-secret@10.0.0.5:8000/kzr"
+    example = "kazoo-receiver check http://kazoo:a-long-secret@10.0.0.5:8000/kzr"
     assert example in check("--help").text
 
 

@@ -1,17 +1,64 @@
 """The receiver behind nginx and Apache, and in Apache, each started with the shipped file."""
 
 import os
+import re
 import socket
+import subprocess
 
 import pytest
 
-from support.fronts import FRONTS, Front, ModWsgi, stored
+from support.fronts import DEPLOY, FRONTS, MODULES, Front, ModWsgi, stored
+from support.needs import need
 from support.notes import MARKER
 from support.waiting import wait_for
 from support.wire import captures, check, expected_path, request
 
 HEAD = b"PUT /kzr/call_recording_X.mp3 HTTP/1.1\r\nHost: x\r\n"
 ALL = list(FRONTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("apache.conf", ["headers", "proxy", "proxy_http"]),
+        ("apache-wsgi.conf", ["wsgi"]),
+    ],
+)
+def test_apache_takes_the_file_unchanged(tmp_path, name, modules):
+    """As `apachectl configtest`, with no module but those that the file names."""
+    loaded = ["mpm_event", "authz_core", "reqtimeout", *modules]
+    lines = [
+        *(f"ServerRoot {tmp_path}", "ServerName localhost", "Listen 127.0.0.1:80"),
+        *(f"PidFile {tmp_path}/pid", f"ErrorLog {tmp_path}/log"),
+        *(f"LoadModule {each}_module {MODULES}/mod_{each}.so" for each in loaded),
+        f"Include {DEPLOY / name}",
+    ]
+    (tmp_path / "apache.conf").write_text("\n".join(lines) + "\n")
+    command = [need("apache2"), "-t", "-f", tmp_path / "apache.conf"]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (0, "Syntax OK\n")
+
+
+def test_nginx_takes_the_file_unchanged(tmp_path):
+    """As `nginx -t`."""
+    folders = "".join(
+        f"{name}_temp_path {tmp_path}/{name};\n"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"pid {tmp_path}/pid; error_log {tmp_path}/log; events {{ }}\n"
+        f"http {{ access_log off;\n{folders} include {DEPLOY / 'nginx.conf'}; }}\n"
+    )
+    command = [need("nginx"), "-t", "-e", tmp_path / "log", "-c", tmp_path / "nginx.conf"]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in DEPLOY.iterdir()))
+def test_no_mark_stands_behind_what_it_is_about(name):
+    """Apache and systemd know no comments there."""
+    for line in (DEPLOY / name).read_text().splitlines():
+        assert not re.match(r"\s*[^#\s].*\s# ?CHANGE", line) or name in ("README.md",)
 
 
 @pytest.fixture(scope="module", params=ALL)

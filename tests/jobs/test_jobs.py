@@ -357,6 +357,7 @@ class TestWorker:
         assert "1 waiting, 0 given up" in self.flask(settings, "jobs").stdout
 
     def test_worker_with_nothing_to_do_says_so(self, tmp_path):
+        (tmp_path / "recordings").mkdir()
         worker = Worker(tmp_path, storage=tmp_path / "recordings")
         assert worker.process.wait(20) == 1
         assert worker.log.endswith("nothing is to be done after storing: see KZR_ON_STORED\n")

@@ -304,15 +304,12 @@ class TestServersThatSendFiles:
 class XSendfile(Apache):
     """mod_wsgi with mod_xsendfile."""
 
-    way = "Way 2"
     modules = (*Apache.modules, "xsendfile")
 
     def __init__(self) -> None:
         super().__init__()
         self.let_in()
-        site = self.site().replace("/opt/kazoo-receiver", str(installed()))
-        site = site.replace("# XSendFile", "XSendFile").replace(
-            "/srv/recordings", str(self.storage)
-        )
+        changes = {"/opt/kazoo-receiver": installed(), "/srv/recordings": self.storage}
+        site = self.site("apache-wsgi.conf", changes).replace("# XSendFile", "XSendFile")
         settings = {"STORAGE": self.storage, "READERS": "kazoo:secret", "X_SENDFILE": "yes"}
         self.start(site, **{f"KZR_{name}": str(value) for name, value in settings.items()})

@@ -146,7 +146,7 @@ class TestErase:
     def test_nothing_is_erased_where_it_is_not_said_what(self, directory, arguments):
         self.store(directory)
         result = run(str(directory.root), "erase", "--yes", *arguments)
-        assert (result.returncode, result.stdout) == (2, "")
+        assert (result.returncode > 0, result.stdout) == (True, "")
         assert len(list(directory.scan())) == 4
 
     def test_held_recordings_are_left_and_reported(self, backend, storage):
@@ -285,7 +285,7 @@ class TestErase:
         found = find(directory, Wanted(caller="15551234567"))
         receipts, failed = self.erase_caller(directory, found, Down())
         assert len(receipts) == 3
-        assert len(failed) == 1 and "run flask --app app reindex" in failed[0]
+        assert len(failed) == 1 and "run kazoo-receiver reindex" in failed[0]
         assert len(list(catalog.paths())) == 4
         found = find(directory, Wanted(caller="15551234567"))
         assert self.erase_caller(directory, found, catalog) == ([], [])

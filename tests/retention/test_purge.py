@@ -164,7 +164,7 @@ class TestPurge:
         publish(directory, b"1", CALL)
         report = purge(directory, Down(), {"": 10}, in_days(20))
         assert (len(report.removed), list(directory.scan())) == (1, [])
-        assert len(report.failed) == 1 and "run flask --app app reindex" in report.failed[0]
+        assert len(report.failed) == 1 and "run kazoo-receiver reindex" in report.failed[0]
 
     def test_nothing_goes_where_recordings_are_kept_for_ever(self, directory, tmp_path):
         publish(directory, b"1", CALL)

@@ -219,7 +219,7 @@ def test_command_compares_the_catalog(directory, tmp_path):
 def test_command_needs_a_thread(directory, option):
     result = run(str(directory.root), "verify", option, 0)
     assert result.returncode == 1
-    assert result.stderr == "Error: --threads is a number from 1 on\n"
+    assert result.stderr == "Error: --threads is a number from 1 to 1000\n"
 
 
 def damage(storage: Storage, path: str) -> None:

@@ -18,9 +18,26 @@ from support.ports import free_port
 from support.receivers import Receiver
 from support.waiting import wait_for
 
-NGINX_CONF = (PROJECT / "deploy" / "nginx.conf").read_text()
-APACHE_CONF = (PROJECT / "deploy" / "apache.conf").read_text()
+DEPLOY = PROJECT / "deploy"
 MODULES = Path("/usr/lib/apache2/modules")
+
+
+def shipped(name: str, changes: dict[str, object]) -> str:
+    """A file of deploy/ as it is shipped, with other names, ports and paths where it allows that.
+
+    That is in the line below each CHANGE. Nothing else in it is touched, not even a comment.
+    """
+    lines = (DEPLOY / name).read_text().splitlines(keepends=True)
+    may_change = False
+    for number, line in enumerate(lines):
+        continued = may_change and lines[number - 1].endswith("\\\n")
+        above = lines[number + 1] if line.startswith("#!") else lines[number - 1] if number else ""
+        may_change = continued or "CHANGE" in above
+        for old, new in changes.items():
+            if old in line and not line.lstrip().startswith("# CHANGE"):
+                assert may_change or line.lstrip().startswith("#"), f"{name} has no CHANGE: {line}"
+                lines[number] = line = line.replace(old, str(new)) if may_change else line
+    return "".join(lines)
 
 
 class Front(Storing):
@@ -118,12 +135,18 @@ class Nginx(NginxServer):
             settings = {"handover_dir": bodies} | settings
         settings = {"storage": self.storage, "trusted_proxies": 1, "min_free": 0} | settings
         self.receiver = Receiver(self.folder, *options, **settings)
-        conf = NGINX_CONF.replace("listen 80;", f"listen 127.0.0.1:{self.port};")
-        conf = conf.replace("unix:/run/kazoo-receiver.sock", f"unix:{self.receiver.socket}")
+        conf = shipped(
+            "nginx.conf",
+            {
+                "listen 80;": f"listen 127.0.0.1:{self.port};",
+                "/run/kazoo-receiver.sock": self.receiver.socket,
+                "/srv/recordings/.handover": bodies,
+                "/srv/recordings/": f"{self.storage}/",
+            },
+        )
         if handover:
-            conf = uncomment_handover(conf).replace("/srv/recordings/.handover", str(bodies))
-        conf = edit(conf).replace("alias /srv/recordings/;", f"alias {self.storage}/;")
-        (self.folder / "site.conf").write_text(conf)
+            conf = uncomment_handover(conf)
+        (self.folder / "site.conf").write_text(edit(conf))
         self.serve("root", f"include {self.folder}/site.conf;")
 
 
@@ -135,18 +158,15 @@ def uncomment_handover(conf: str) -> str:
 
 
 class Apache(Front):
-    """Apache with one of the ways in deploy/apache.conf."""
+    """Apache with one of the files in deploy/."""
 
     program = "apache2"
-    way: str
     modules = ("mpm_event", "authz_core", "reqtimeout", "headers", "proxy", "proxy_http", "wsgi")
     extra = ""
 
-    def site(self) -> str:
-        """The shipped text of one way, with this test's paths."""
-        text = re.search(rf"^# --- {self.way}.*?(?=^# ---|\Z)", APACHE_CONF, re.S | re.M)[0]
-        text = re.sub(r"  +# ?CHANGE$", "", text, flags=re.MULTILINE)
-        return text.replace("*:80>", f"127.0.0.1:{self.port}>")
+    def site(self, name: str, changes: dict[str, object]) -> str:
+        """The shipped file, on this test's port and with its paths."""
+        return shipped(name, {"*:80>": f"127.0.0.1:{self.port}>"} | changes)
 
     def start(self, site: str, **environ: str) -> None:
         load = "\n".join(
@@ -176,8 +196,6 @@ class Apache(Front):
 
 
 class ApacheProxy(Apache):
-    way = "Way 1"
-
     def __init__(
         self, *, edit=lambda text: text, options: tuple[str, ...] = (), **settings: object
     ) -> None:
@@ -185,16 +203,16 @@ class ApacheProxy(Apache):
         settings = {"storage": self.storage, "trusted_proxies": 1, "min_free": 0} | settings
         self.receiver = Receiver(self.folder, *options, **settings)
         self.receiver.socket.chmod(0o666)  # as SocketMode=0660 with Apache's group would
-        self.start(edit(self.site().replace("/run/kazoo-receiver.sock", str(self.receiver.socket))))
+        changes = {"/run/kazoo-receiver.sock": self.receiver.socket}
+        self.start(edit(self.site("apache.conf", changes)))
 
 
 class ModWsgi(Apache):
-    way = "Way 2"
-
     def __init__(self, *, edit=lambda text: text, **settings: object) -> None:
         super().__init__()
         self.let_in()
-        site = self.site().replace("/opt/kazoo-receiver", str(installed()))
+        changes = {"/opt/kazoo-receiver": installed(), "/srv/recordings": self.storage}
+        site = self.site("apache-wsgi.conf", changes)
         settings = {"storage": self.storage, "min_free": 0} | settings
         environ = {f"KZR_{name.upper()}": str(value) for name, value in settings.items()}
         self.start(edit(site), **environ)
@@ -211,9 +229,8 @@ class Htaccess(Apache):
         root = self.folder / "htdocs"
         root.mkdir()
         shutil.copy(PROJECT / "deploy" / "htaccess", root / ".htaccess")
-        script = (PROJECT / "deploy" / "receiver.cgi").read_text()
-        script = script.replace("/opt/kazoo-receiver", str(installed()))
-        (root / "receiver.cgi").write_text(script.replace("/srv/recordings", str(self.storage)))
+        changes = {"/opt/kazoo-receiver": installed(), "/srv/recordings": self.storage}
+        (root / "receiver.cgi").write_text(shipped("receiver.cgi", changes))
         (root / "receiver.cgi").chmod(0o755)
         self.start(
             f"""
@@ -240,7 +257,7 @@ def installed() -> Path:
             build = folder / "build"  # so that the tree itself stays clean
             ignore = shutil.ignore_patterns(".*", "tests", "recordings", "*.egg-info", "build")
             shutil.copytree(PROJECT, build, ignore=ignore)
-            subprocess.run([*pip, f"{build}[catalog]"], check=True)
+            subprocess.run([*pip, f"{build}[catalog,jobs]"], check=True)
             shutil.copy(PROJECT / "app.py", folder)
     return folder
 

@@ -50,7 +50,7 @@ def workers(front: Front) -> list[int]:
 
 
 def is_daemon(pid: str) -> bool:
-    """Whether one of Apache's processes is mod_wsgi's, by the display-name in apache.conf."""
+    """Whether one of Apache's processes is mod_wsgi's, by the display-name in apache-wsgi.conf."""
     with suppress(OSError):  # it has ended
         return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"recordings")
     return False

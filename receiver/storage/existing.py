@@ -1,0 +1,66 @@
+"""What is there already, and whose it is: commands create no storage, and leave it its owner."""
+
+import os
+import pwd
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import SettingError
+
+
+def local_path(url: str) -> str:
+    """The folder, or SQLite's file, that a storage's URL names; "" where it is elsewhere."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return os.path.abspath(url)
+    return os.path.abspath(rest[1:].partition("?")[0]) if scheme == "sqlite" else ""
+
+
+def shown(url: str) -> str:
+    """A storage's URL as people may see it: without user, password and options."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme == "sqlite":
+        return local_path(url)
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def require_existing(url: str) -> None:
+    """Raise `SettingError` where a storage is to be on this machine and is not."""
+    if (path := local_path(url)) and not os.path.exists(path):
+        raise SettingError(
+            f"there is no storage {path}: is it the right one? "
+            f"KZR_STORAGE={path} kazoo-receiver init makes it"
+        )
+
+
+def owner_of(*urls: str) -> os.stat_result | None:
+    """The status of the first of some storages, catalogs and queues that is on this machine."""
+    for path in map(local_path, filter(None, urls)):
+        if path and os.path.exists(path):
+            return os.stat(path)
+    return None
+
+
+def local_urls(config: Mapping[str, Any]) -> list[str]:
+    """What the settings name by URL and could be on this machine, the storage first."""
+    return [
+        config["STORAGE"],
+        *(config[name] for name in ("CATALOG", "QUEUE") if "://" in config[name]),
+    ]
+
+
+def name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def refuse_as_root(*urls: str) -> None:
+    """Raise `SettingError` where root would leave files in what another user has to write."""
+    owner = owner_of(*urls)
+    if owner and owner.st_uid and os.geteuid() == 0:
+        raise SettingError(
+            f"{shown(urls[0])} is {name_of(owner.st_uid)}'s, who could not read what root writes: "
+            "run kazoo-receiver in place of flask --app app"
+        )
