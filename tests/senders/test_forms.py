@@ -157,7 +157,7 @@ class TestServer:
         times = GIB // len(piece)
         size = len(start_) + len(piece) * times + len(end)
         with receiver.connect() as sock:
-            sock.settimeout(120)
+            sock.settimeout(600)
             head = f"POST /kzr/Y.mp3 HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}{B}\r\n"
             sock.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode() + start_)
             for _ in range(times):

@@ -98,7 +98,7 @@ def test_one_gibibyte_costs_little_memory(run, backend):
 
 def read_whole(receiver: SharedReceiver, name: str) -> int:
     """Read a recording and count its bytes."""
-    connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=600)
     headers = {"Authorization": "Basic a2F6b286c2VjcmV0"}
     connection.request("GET", f"/kzr/{name}", headers=headers)
     answer = connection.getresponse()

@@ -15,10 +15,12 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from support.clients import Client, Storing, read_answer
 from support.receivers import Receiver
+from support.waiting import wait_for
 
 CLIENTS = 6
 TRIES = 12
@@ -184,18 +186,28 @@ def upload_cut_and_kill(
     senders = [Sender(server, number, stop, seed) for number in range(clients)]
     rng = random.Random(seed)
     killed: set[int] = set()
+
+    def acknowledged() -> int:
+        return sum(len(sender.acknowledged) for sender in senders)
+
+    def has(many: int) -> bool:
+        return acknowledged() >= many
+
     with ThreadPoolExecutor(clients + 1) as pool:
         sending = [pool.submit(sender.run) for sender in senders]
         scanning = pool.submit(scanner.run)
         try:
             end = time.monotonic() + seconds
             while time.monotonic() < end or goes_on(senders, len(killed)):
+                before = acknowledged()
                 if alive := [worker for worker in workers() if worker not in killed]:
                     worker = rng.choice(alive)
                     with suppress(ProcessLookupError):
                         os.kill(worker, signal.SIGKILL)
                         killed.add(worker)
                 time.sleep(rng.uniform(*pause))
+                # However slowly workers start, some of what they get has to get through.
+                wait_for(partial(has, before + clients), 60, "uploads between two kills")
         finally:
             stop.set()
             for future in sending:

@@ -21,7 +21,7 @@ def send(receiver: Receiver, name: str, size: int, chunked: bool) -> int:
     piece = bytes(range(256)) * (MIB // 256)
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
     with receiver.connect() as sock:
-        sock.settimeout(120)
+        sock.settimeout(600)  # a busy machine takes its time
         sock.sendall(f"PUT /kzr/{name} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
         for _ in range(size // MIB):
             sock.sendall(b"%x\r\n%s\r\n" % (MIB, piece) if chunked else piece)
