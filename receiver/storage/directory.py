@@ -34,7 +34,7 @@ from ..errors import (
 from ..formats import SIDECARS
 from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from ..shown import shown
-from .base import BackEnd, held
+from .base import GONE, BackEnd, held
 from .paths import (
     is_recording,
     left_by,
@@ -219,6 +219,7 @@ class DirectoryStorage(Folder, BackEnd):
             return
         if left := {name for entry in entries if (name := left_by(entry.name))}:
             entries = self._settled(folder, left, odd) or entries
+        there, gone = {entry.name for entry in entries}, ""
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if not path.startswith(prefix) or entry.name.startswith("."):
@@ -226,7 +227,12 @@ class DirectoryStorage(Folder, BackEnd):
             if entry.is_dir(follow_symlinks=False):
                 yield from self._scan(path, prefix, odd)
             elif not is_recording(entry.name):
-                continue
+                about = recording_of(entry.name)
+                if about and about != gone and about not in there:
+                    gone = about
+                    with suppress(FileNotFoundError):
+                        modified = entry.stat(follow_symlinks=False).st_mtime
+                        yield Listed(f"{folder}/{about}".lstrip("/"), 0, modified, is_gone=True)
             elif entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):  # deleted meanwhile
                     status = entry.stat(follow_symlinks=False)
@@ -308,11 +314,27 @@ class DirectoryStorage(Folder, BackEnd):
             os.fsync(parent)
 
     def delete(self, path: str, etag: str = "") -> None:
+        if etag == GONE:
+            self._delete_left(path)
+            return
         with self._stored(path, etag) as (parent, filename):
             if exists(sidecar(filename, HOLD), parent):
                 raise held(path)
             newest = original(filename)
             Versions(newest, parent).delete(number_of(filename))
+            os.fsync(parent)
+
+    def _delete_left(self, path: str) -> None:
+        """Remove what lies beside the place of a recording that is gone."""
+        folder, _, filename = path.rpartition("/")
+        with storage_errors(), self.folder(folder, create=False) as parent, locked(parent):
+            if exists(filename, parent):
+                raise NotStored(f"another recording is stored as {path}")
+            if exists(sidecar(filename, HOLD), parent):
+                raise held(path)
+            for kind in SIDECARS:
+                with suppress(FileNotFoundError):
+                    os.unlink(sidecar(filename, kind), dir_fd=parent)
             os.fsync(parent)
 
     @contextmanager

@@ -9,9 +9,10 @@ from contextlib import closing
 import pytest
 
 from receiver.core.naming import RecordingName
-from receiver.errors import NotStored, SettingError, StorageUnavailable
+from receiver.errors import Held, NotStored, SettingError, StorageUnavailable
 from receiver.parts import Outcome
 from receiver.storage import open_storage, place, versions
+from receiver.storage.base import GONE as LEFT
 from receiver.storage.paths import GONE, NEW, numbered
 from support.needs import need_root
 from support.paths import PROJECT
@@ -398,3 +399,29 @@ class TestMounts:
             publish(storage, b"audio", NAME)
         finally:
             subprocess.run(["umount", tmp_path / "root"], check=True)
+
+
+class TestLeft:
+    """What lies beside the place of a recording that is gone, such as one that `rm` removed."""
+
+    def test_it_is_listed_once_and_can_be_removed(self, storage):
+        publish(storage, b"A", RecordingName("ACCOUNT", "a", "mp3"), metadata=b"{}")
+        for kind in ("json", "txt", "vtt"):
+            (storage.root / sidecar("x.mp3", kind)).write_text("{}")
+        assert [(each.path, each.is_gone) for each in storage.scan()] == [
+            ("ACCOUNT/a.mp3", False),
+            ("x.mp3", True),
+        ]
+        storage.delete("x.mp3", LEFT)
+        assert there(storage).keys() == {"ACCOUNT/a.mp3", "ACCOUNT/a.mp3.json"}
+
+    def test_it_is_left_where_a_recording_has_come(self, storage):
+        publish(storage, b"A", NAME, metadata=b"{}")
+        with pytest.raises(NotStored):
+            storage.delete("x.mp3", LEFT)
+        assert len(there(storage)) == 2
+
+    def test_a_hold_is_left(self, storage):
+        (storage.root / "x.mp3.hold").write_text("{}")
+        with pytest.raises(Held):
+            storage.delete("x.mp3", LEFT)
