@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from receiver.core.naming import RecordingName
+from receiver.core.naming import RecordingName, sidecar
 from receiver.errors import Held, NotStored, SettingError, StorageUnavailable
 from receiver.parts import Outcome
 from receiver.storage import open_storage, place, versions
