@@ -130,7 +130,8 @@ def find(
 
     for recording, done in in_parallel(look, storage.scan(odd=found.failed.append)):
         done.result()
-        found.seen.add(recording.path)
+        if not recording.is_gone:
+            found.seen.add(recording.path)
         if (name := original(recording.path)) != recording.path:
             numbered_copies.setdefault(name, []).append(recording)
         progress(recording)

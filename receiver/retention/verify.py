@@ -73,7 +73,8 @@ def verify(
 
     for recording, done in in_parallel(check, storage.scan(odd=report.odd), threads):
         done.result()
-        seen.add(recording.path)
+        if not recording.is_gone:
+            seen.add(recording.path)
         progress(recording)
     missing = set()
     for path in catalog.paths() if catalog else ():

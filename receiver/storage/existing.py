@@ -3,9 +3,11 @@
 import os
 import pwd
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError
+from .place import is_storage
 
 
 def local_path(url: str) -> str:
@@ -26,7 +28,9 @@ def shown(url: str) -> str:
 
 def require_existing(url: str) -> None:
     """Raise `SettingError` where a storage is to be on this machine and is not."""
-    if (path := local_path(url)) and not os.path.exists(path):
+    path = local_path(url)
+    is_there = os.path.exists(path) if "://" in url else is_storage(Path(path))
+    if path and not is_there:
         raise SettingError(
             f"there is no storage {path}: is it the right one? "
             f"KZR_STORAGE={path} kazoo-receiver init makes it"

@@ -12,6 +12,7 @@ from receiver.commands.service import variables
 from receiver.shell import GROUPS, main
 from support.clients import Client
 from support.fronts import installed
+from support.notes import MARKER
 from support.ports import free_port
 from support.shell import USER, shell
 from support.waiting import wait_for
@@ -27,7 +28,7 @@ def test_commands_use_the_services_settings_and_say_which_storage(service):
     assert shown.returncode == 0, shown.stderr
     assert shown.stderr.splitlines()[0] == f"storage: {service.storage}, as {USER}"
     assert "1 found, 0 failed" in shown.stderr
-    assert list(service.storage.iterdir()) == []
+    assert [path.name for path in service.storage.iterdir()] == [MARKER]
 
 
 @pytest.mark.parametrize("command", LOOKING)
@@ -135,6 +136,7 @@ def test_owner_has_no_more_than_its_own_groups_and_home(service):
 
 
 def test_environment_wins_over_the_file(service, tmp_path):
+    (tmp_path / MARKER).write_text("1234\n")
     shown = service.run("holds", KZR_STORAGE=tmp_path)
     assert shown.stderr == f"storage: {tmp_path}, as root\n"
 

@@ -12,6 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from receiver.jobs.transcription import to_vtt
 from support.chromium import chromium, complaints, faults, play, reader, send, tone
+from support.pages import attach
 from support.receivers import Receiver
 from support.waiting import wait_for
 
@@ -68,9 +69,6 @@ def filled(tmp_path_factory, browser):
     )
     for body in (b"older", b"newer"):
         send(server, "B/call_recording_twice.mp3", body, caller_id_name="Bea Both")
-    (server.storage / "call.wav.txt").write_text(" ".join(SAID))
-    (server.storage / "call.wav.vtt").write_bytes(to_vtt(CUES))
-    (server.storage / "0.wav.txt").write_text("Nobody knows when this is said.")
     send(
         server,
         "call_recording_call.wav",
@@ -86,6 +84,8 @@ def filled(tmp_path_factory, browser):
         return len(answer.json()["recordings"])
 
     wait_for(lambda: count() == 11, why="the catalog to have all")
+    attach(server, "call.wav", txt=" ".join(SAID), vtt=to_vtt(CUES).decode())
+    attach(server, "0.wav", txt="Nobody knows when this is said.")
     context.close()
     yield server
     server.stop()

@@ -14,6 +14,7 @@ from support.pages import (
     BOB,
     SCRIPT,
     VTT,
+    attach,
     audits,
     basic,
     found,
@@ -67,15 +68,15 @@ class TestDetails:
         assert get(receiver, about["details"].removeprefix("/browse/")).status == 200
 
     def test_transcript(self, receiver):
-        (receiver.storage / "1.mp3.txt").write_text("Hello\nthis is a transcript")
         send(receiver, "call_recording_1.mp3", **ANN)
+        attach(receiver, "1.mp3", txt="Hello\nthis is a transcript")
         assert "Hello\nthis is a transcript" in html(receiver, "?details=1.mp3")
         assert paths(found(receiver, text="transcr")) == ["1.mp3"]
         assert audits(receiver)[-1].startswith("user=ann action=transcript recording=1.mp3 ")
 
     def test_list_tells_no_transcript_that_nobody_notes_to_be_read(self, receiver):
-        (receiver.storage / "1.mp3.txt").write_text("Hello\nthis is a transcript")
         send(receiver, "call_recording_1.mp3", **ANN)
+        attach(receiver, "1.mp3", txt="Hello\nthis is a transcript")
         (listed,) = found(receiver)["recordings"]
         assert "transcript" not in listed
         answer = get(receiver, "?details=1.mp3&format=json")
@@ -113,9 +114,9 @@ class TestDetails:
         assert SCRIPT in text and "alert(2)" in text and "<script" not in text
 
     def test_text_where_the_times_are_broken(self, receiver):
-        (receiver.storage / "1.mp3.txt").write_text("Hello there")
-        (receiver.storage / "1.mp3.vtt").write_text("WEBVTT\n\n00:02.000 --> 00:01.000\nHello")
         send(receiver, "call_recording_1.mp3", **ANN)
+        vtt = "WEBVTT\n\n00:02.000 --> 00:01.000\nHello"
+        attach(receiver, "1.mp3", txt="Hello there", vtt=vtt)
         text = html(receiver, "?details=1.mp3")
         assert ">Hello there</p>" in text and "Play from" not in text
         assert found(receiver, details="1.mp3")["segments"] == []

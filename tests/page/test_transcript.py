@@ -10,14 +10,14 @@ pytest.importorskip("sqlalchemy")
 
 from receiver.jobs.transcription import to_vtt
 from receiver.page.transcript import Segment, excerpt, parse_vtt, pieces
-from support.pages import ANN, HOSTILE, SCRIPT, found, html, send, without_player
+from support.pages import ANN, HOSTILE, SCRIPT, attach, found, html, send, without_player
 
 
 class TestExcerpt:
     def test_where_a_search_found_the_transcript(self, receiver):
         said = f"{'before ' * 50}\n{HOSTILE} the Café, {'after ' * 50}"
-        (receiver.storage / "1.mp3.txt").write_text(said)
         send(receiver, "call_recording_1.mp3", **ANN)
+        attach(receiver, "1.mp3", txt=said)
         send(receiver, "call_recording_2.mp3", caller_id_name="Cafer")
         text = without_player(html(receiver, "?text=cafe"))
         (cell,) = re.findall(r'<tr role="row" class="said">.*?</tr>', text, re.DOTALL)

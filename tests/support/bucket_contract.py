@@ -21,7 +21,7 @@ pytest.importorskip("obstore")
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 from receiver import create_app
-from receiver.core.naming import RecordingName
+from receiver.core.naming import RecordingName, sidecar
 from receiver.errors import (
     NameTaken,
     NotStored,
@@ -127,7 +127,7 @@ class BucketContract(StorageContract):
 
     def test_recording_is_never_taken_for_a_page(self, storage):
         publish(storage, b"<script>", RecordingName("", "x.html", ""))
-        assert self.attributes("x.html")["ContentType"] == "application/octet-stream"
+        assert self.attributes("x.html~")["ContentType"] == "application/octet-stream"
 
     @pytest.mark.parametrize(
         "name",
@@ -407,7 +407,7 @@ class BucketContract(StorageContract):
         assert (gone.path, gone.size) == (path, 0)
         assert storage.versions(path) == []
         report = verify(storage, None, time.time() + 3600)
-        assert report.wrong == [f"left: {path}: it is gone, but not all that lay beside it"]
+        assert report.wrong == [f"alone: {sidecar(path, 'json')}: its recording is not stored"]
         self.monkeypatch.setattr(bucket, "PATIENCE", 0.2)
         days = {"": 1}
         assert purge(storage, None, days, time.time()).removed == []

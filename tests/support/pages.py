@@ -3,8 +3,10 @@
 import base64
 import json
 import re
+from contextlib import closing
 from urllib.parse import quote, unquote, urlencode
 
+from receiver.storage import open_storage
 from support.clients import Answer
 from support.receivers import Receiver
 from support.waiting import wait_for
@@ -69,6 +71,16 @@ def send(server: Receiver, name: str, body: bytes = AUDIO, **told: object) -> No
     target = f"/kzr/{name}{mark}{urlencode(told, quote_via=quote)}"
     assert server.put(target, body).status in (200, 201)
     wait_for(lambda: len(paths(found(server, limit=200))) > before, why="the catalog to have it")
+
+
+def attach(server: Receiver, path: str, **texts: str) -> None:
+    """Write transcripts beside a stored recording, as a worker does, and tell the catalog."""
+    from receiver.catalog.catalog import Catalog
+
+    for kind, text in texts.items():
+        (server.storage / f"{path}.{kind}").write_text(text)
+    with closing(Catalog(f"sqlite:///{server.storage}/.catalog.sqlite")) as catalog:
+        catalog.refresh(open_storage(str(server.storage), read_only=True), path)
 
 
 def audits(server: Receiver) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from support.fronts import installed
 from support.needs import need_root
+from support.notes import MARKER
 
 USER = "www-data"
 
@@ -35,6 +36,7 @@ class Service:
         self.storage.mkdir(0o750)
         self.uid = pwd.getpwnam(USER).pw_uid
         os.chown(self.storage, self.uid, pwd.getpwnam(USER).pw_gid)
+        self.record(MARKER, about="")
         self.settings = folder / "settings.env"
         self.write(f"KZR_STORAGE='{self.storage}'")
 
