@@ -38,8 +38,8 @@ def copy(script: ScriptInfo, source: str, destination: str, threads: int) -> Non
         if isinstance(script, Service):
             script.read_settings()
         source, destination = meant(source), meant(destination)
-        for url in (source, destination):
-            require_existing(url)
+        require_existing(source)
+        require_existing(destination, may_be_empty=True)
         if isinstance(script, Service):
             become_owner(destination if local_path(destination) else source)
             say(source, destination)

@@ -26,11 +26,16 @@ def shown(url: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
-def require_existing(url: str) -> None:
-    """Raise `SettingError` where a storage is to be on this machine and is not."""
+def require_existing(url: str, *, may_be_empty: bool = False) -> None:
+    """Raise `SettingError` where a storage is to be on this machine and is not.
+
+    A folder that is empty is none, unless it `may_be_empty`.
+    """
     path = local_path(url)
-    is_there = os.path.exists(path) if "://" in url else is_storage(Path(path))
-    if path and not is_there:
+    if not path:
+        return
+    is_folder = "://" not in url and not may_be_empty
+    if not (is_storage(Path(path)) if is_folder else os.path.exists(path)):
         raise SettingError(
             f"there is no storage {path}: is it the right one? "
             f"KZR_STORAGE={path} kazoo-receiver init makes it"

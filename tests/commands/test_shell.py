@@ -282,6 +282,7 @@ def test_server_of_none_is_refused_in_one_line(tmp_path, option, value):
 
 @pytest.mark.parametrize("option", ["--caller", "--number"])
 def test_number_without_digits_is_refused_in_one_line(tmp_path, option):
+    (tmp_path / MARKER).write_text("1234\n")
     shown = shell("erase", option, "Ann", KZR_STORAGE=tmp_path)
     assert shown.returncode == 1
     assert shown.stderr.splitlines()[1:] == ["Error: the number has to be one of digits"]
