@@ -71,6 +71,8 @@ IN_FAULTS = ("core/test_faults.py",)
 IN_HANDOVER = ("senders/test_handover.py::TestHandover",)
 SYNCED = ("storage/test_directory.py", "core/test_faults.py")
 
+IN_LEFT = ("storage/test_folder.py", "storage/test_killed.py")
+
 MUTATIONS = [
     # Bodies
     Mutation(
@@ -217,7 +219,7 @@ MUTATIONS = [
     Mutation(
         "check for free space",
         UPLOAD,
-        "    running.storage.check_space(body.length or 0)\n",
+        "    running.storage.check_space(body.length or 0, name.folder)\n",
         "",
         ("core/test_upload.py", "core/test_faults.py"),
     ),
@@ -282,8 +284,8 @@ MUTATIONS = [
     Mutation(
         "fsync before a superseding recording takes the name",
         VERSIONS,
-        "        os.fsync(self._folder)\n        self.finish()",
-        "        self.finish()",
+        "        os.fsync(self._folder)\n        self._finish(new)",
+        "        self._finish(new)",
         SYNCED,
     ),
     Mutation(
@@ -311,8 +313,8 @@ MUTATIONS = [
     Mutation(
         "fsync after deleting",
         DIRECTORY,
-        "            os.unlink(filename, dir_fd=parent)\n            os.fsync(parent)",
-        "            os.unlink(filename, dir_fd=parent)",
+        "delete(number_of(filename))\n            os.fsync(parent)",
+        "delete(number_of(filename))",
         SYNCED,
     ),
     # Names
@@ -336,15 +338,17 @@ MUTATIONS = [
     Mutation(
         "recording that is superseded is kept",
         VERSIONS,
-        "        self._copy(self._filename, kept_as)\n",
-        "",
+        "        self._replace(keep, kept_as)\n        with open_recording(kept_as",
+        "        with open_recording(keep",
         IN_STORAGE,
     ),
     Mutation(
         "number that is free for a superseded recording",
         VERSIONS,
-        "next(name for name in names if not exists(name, self._folder))",
-        "next(names)",
+        "number = _last(self._older) + 1\n"
+        "        while exists(numbered(self._filename, number), self._folder):\n"
+        "            number += 1",
+        "number = 1",
         IN_STORAGE,
     ),
     Mutation(
@@ -360,6 +364,57 @@ MUTATIONS = [
         "if not self._supersede:",
         "if False:",
         IN_STORAGE,
+    ),
+    Mutation(
+        "settling of a name before it is published to",
+        PUBLISH,
+        "                    self.settle(name.filename, folder)\n",
+        "",
+        IN_LEFT,
+    ),
+    Mutation(
+        "step that never overwrites what came after it",
+        VERSIONS,
+        "if exists(new, self._folder) and self._kept_as():",
+        "if exists(new, self._folder):",
+        IN_LEFT,
+    ),
+    Mutation(
+        "deletion that whoever comes next finishes",
+        VERSIONS,
+        "        self._replace(path, gone)\n"
+        "        os.fsync(self._folder)\n"
+        "        self._remove_beside(path)",
+        "        self._remove_beside(path)\n        self._replace(path, gone)",
+        IN_LEFT,
+    ),
+    Mutation(
+        "scan that settles what a crash left",
+        DIRECTORY,
+        "                    self.settle(name, parent)\n                    for kind",
+        "                    for kind",
+        IN_LEFT,
+    ),
+    Mutation(
+        "place that is the place",
+        DIRECTORY,
+        "if self._id and not self._is_in(root):",
+        "if False:",
+        ("storage/test_folder.py::TestPlace",),
+    ),
+    Mutation(
+        "disk of /etc/fstab that is not mounted",
+        DIRECTORY,
+        "if disk := unmounted(self.root):",
+        "if disk := None:",
+        ("storage/test_folder.py::TestPlace",),
+    ),
+    Mutation(
+        "gap in the numbers",
+        VERSIONS,
+        "            if missing >= MOST_MISSING:",
+        "            if missing:",
+        IN_LEFT,
     ),
     Mutation(
         "comparison on a retry, by the core alone",
@@ -394,16 +449,16 @@ MUTATIONS = [
     ),
     Mutation(
         "end of superseding that broke off",
-        DIRECTORY,
-        "        versions.finish()\n",
-        "",
-        IN_STORAGE,
+        VERSIONS,
+        "            self._finish(new)\n        # What",
+        "            pass\n        # What",
+        IN_LEFT,
     ),
     Mutation(
         "removal of the metadata of an upload that broke off",
         PUBLISH,
-        "            os.unlink(about, dir_fd=folder)\n",
-        "            pass\n",
+        "                os.unlink(sidecar(name.filename, kind), dir_fd=folder)\n",
+        "                pass\n",
         IN_STORAGE,
     ),
     Mutation(
