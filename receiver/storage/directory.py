@@ -105,7 +105,7 @@ class DirectoryStorage(Folder, BackEnd):
             os.unlink(trial, dir_fd=root)
             self._id = mark(root)
         if is_new:
-            logger.info("made a new storage in %s", self.root)
+            logger.info("made a new storage in %s", shown(self.root))
         self.sweep()
 
     def _why_missing(self) -> str:
