@@ -149,7 +149,9 @@ class Folder(Spool):
                 try:
                     child = os.open(part, os.O_DIRECTORY | REFUSE_LINKS, dir_fd=parent)
                 except NotADirectoryError as error:  # earlier releases stored recordings so
-                    raise OSError(error.errno, f"No folder, rename it to {part}~", part) from None
+                    is_link = stat.S_ISLNK(os.lstat(part, dir_fd=parent).st_mode)
+                    why = "A symbolic link" if is_link else f"No folder, rename it to {part}~"
+                    raise OSError(error.errno, why, part) from None
                 except FileNotFoundError:
                     if not create:
                         raise
@@ -159,18 +161,15 @@ class Folder(Spool):
                 try:
                     if create and done not in self._durable:
                         os.fsync(parent)  # another process may have created it a moment ago
-                        self._note_durable(done)
+                        if len(self._durable) > 10_000:
+                            self._durable.clear()
+                        self._durable.add(done)
                 finally:
                     os.close(parent)
                     parent = child
             yield parent
         finally:
             os.close(parent)
-
-    def _note_durable(self, path: str) -> None:
-        if len(self._durable) > 10_000:
-            self._durable.clear()
-        self._durable.add(path)
 
 
 def sync(file: BinaryIO) -> None:

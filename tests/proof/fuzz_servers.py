@@ -17,8 +17,8 @@ from support.fronts import Nginx
 from support.receivers import Receiver
 
 OBSTACLE = re.compile(
-    rb"could not store: (Not a recording, move it away|Not a directory|Is a directory"
-    rb"|Operation not permitted|Too many levels of symbolic links): (\S+)\n"
+    rb"could not store: (Not a recording, move it away|No folder, rename it to \S+~"
+    rb"|A symbolic link|Is a directory|Operation not permitted|Too many levels of symbolic links): (\S+)\n"
 )
 
 
@@ -116,7 +116,7 @@ class Watched:
         for _, name, _, mode in self.walk() if blamed else ():
             if name == blamed[2].decode():
                 # A file is only in a folder's way.
-                if not stat.S_ISREG(mode) or blamed[1] == b"Not a directory":
+                if not stat.S_ISREG(mode) or blamed[1].startswith(b"No folder"):
                     return True
         return False
 
