@@ -18,7 +18,8 @@ from support.receivers import Receiver
 
 OBSTACLE = re.compile(
     rb"could not store: (Not a recording, move it away|No folder, rename it to \S+~"
-    rb"|A symbolic link|Is a directory|Operation not permitted|Too many levels of symbolic links): (\S+)\n"
+    rb"|A symbolic link|Is a directory"
+    rb"|Operation not permitted|Too many levels of symbolic links): (\S+)\n"
 )
 
 
