@@ -72,7 +72,8 @@ OUR_LINE = re.compile(
 OTHER_LINE = re.compile(  # gunicorn's, those of the start, and who read what
     rb"\[[-0-9: +]+\] \[\d+\] \[(?:INFO|WARNING)\] [ -~\x80-\xff]*|"
     + STAMP
-    + rb"audit [!-~ ]+|\[[-0-9:, ]+\] WARNING in \w+: anybody [ -~]+"
+    + rb"audit [!-~ ]+|\[[-0-9:, ]+\] (?:INFO|WARNING) in \w+: "
+    rb"(?:anybody|storage:|made a new storage) [ -~]+"
 )
 SERVERS_OWN = (501, 505)
 
