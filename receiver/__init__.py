@@ -54,7 +54,7 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
         with config.installed("jobs", *(name for name in config.JOBS if app.config[name])):
             from . import jobs, retention
 
-        jobs.init_app(app, parts, retention.hourly(app, parts))
+            jobs.init_app(app, parts, retention.hourly(app, parts))
     answers.init_app(app)
     if not serving:
         from . import commands

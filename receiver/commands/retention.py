@@ -70,7 +70,7 @@ def holds_() -> None:
     failed: list[str] = []
 
     def odd(path: str, error: Exception) -> None:
-        failed.append(shown(f"{path}: {error}"))
+        failed.append(shown(f"{path}: {error}" if path else error))
 
     with one_line():
         for each in holds.holds(parts().storage, odd=odd):
@@ -95,7 +95,8 @@ def purge_(dry_run: bool, confirm: bool) -> None:
     keep_days = current_app.config["KEEP_DAYS"]
     if not keep_days:
         raise click.ClickException(FOR_EVER)
-    output, now, storage = _Output(), time.time(), parts().storage
+    with one_line():
+        output, now, storage = _Output(), time.time(), parts().storage
 
     def tell(removal: Removal) -> None:
         output(f"{_line(removal)}, rule {removal.days} days")

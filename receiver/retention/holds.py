@@ -11,6 +11,7 @@ from ..errors import NotStored, ReceiverError, StorageUnavailable
 from ..parts import Listed, Storage
 from ..storage import sidecars
 from ..storage.parallel import in_parallel
+from ..storage.paths import extension_of, original
 from ..storage.sidecars import HOLD
 
 ATTEMPTS = 10  # at a name that others keep publishing under meanwhile
@@ -26,8 +27,14 @@ class Hold:
 
 
 def versions(storage: Storage, path: str) -> list[str]:
-    """The stored paths of all recordings that have or had the name of the one at `path`."""
-    return sorted(storage.versions(path))
+    """The stored paths of all recordings that have or had the name of the one at `path`.
+
+    Whatever numbers are missing: a listing shows more than what a storage knows of a name.
+    """
+    name = original(path)
+    start = name.removesuffix(f".{extension_of(name)}")
+    found = (each.path for each in storage.scan(start) if not each.is_gone)
+    return sorted({*storage.versions(path), *(each for each in found if original(each) == name)})
 
 
 def hold_of(storage: Storage, path: str) -> Hold | None:
@@ -55,7 +62,8 @@ def holds(
         except Exception as error:
             odd(recording.path, error)
 
-    for recording, done in in_parallel(look, storage.scan()):
+    scan = storage.scan(odd=lambda line: odd("", ValueError(line)))
+    for recording, done in in_parallel(look, scan):
         held: Any = done.result()
         if held:
             yield held

@@ -21,6 +21,8 @@ FOR_EVER = "recordings are kept for ever: set KZR_KEEP_DAYS"
 FEW = 100  # recordings, of which a purge may remove any number
 MOST_AT_ONCE = 5  # a purge removes one recording in so many, where another was a short time ago
 SHORT_TIME = 2 * DAY
+LONG_TIME = 31 * DAY  # since the last purge: the worker has not run, or the clock is wrong
+LEAST = 10  # recordings, of which a share tells anything
 SKEW = 300  # seconds that the clocks of two machines may differ by
 EARLIEST = 946_684_800.0  # 2000: no Kazoo has recorded before, so that a clock was wrong
 CONFIRM = "look with purge --dry-run, and if all of that is to go, run purge --confirm once"
@@ -104,7 +106,8 @@ def doubts(plan: Purged, last: Purges, keep_days: Mapping[str, int], now: float)
     """Why the clock or a setting may be wrong, by what a purge would remove; else ""."""
     if not plan.seen:
         return ""
-    if plan.newest != last.confirmed:
+    is_confirmed = plan.newest == last.confirmed and 0 <= now - last.last < LONG_TIME
+    if not is_confirmed:
         if plan.newest > now + SKEW:
             return "the newest recording is of a time to come, so that the clock may be wrong"
         if plan.removed and plan.newest < now - min(keep_days.values()) * DAY:
@@ -119,6 +122,14 @@ def doubts(plan: Purged, last: Purges, keep_days: Mapping[str, int], now: float)
             return f"{share}, and no purge of this storage is known"
         if now - last.last < SHORT_TIME:
             return f"{share}, and the last purge was less than two days ago"
+    # The worker purges each hour: so long after, the clock may have gone ahead of everything, and
+    # what was received since then looks as new as it does.
+    if plan.seen > LEAST and last.last and now - last.last > LONG_TIME:
+        if len(plan.removed) * MOST_AT_ONCE > plan.seen:
+            return (
+                f"{len(plan.removed):,} of {plan.seen:,} recordings would go at once, and the last "
+                "purge was over a month ago, so that the clock may be wrong"
+            )
     return ""
 
 

@@ -36,6 +36,7 @@ def open_storage(
     wait: int = 0,
     may_be_new: bool = True,
     read_only: bool = False,
+    prepare: bool = True,
 ) -> Storage:
     """Open a storage: the path of a directory, or a URL with one of the schemes above.
 
@@ -43,7 +44,8 @@ def open_storage(
     recording takes the name of an older, different one; without, it is refused. `wait` is the
     number of seconds in which a storage that cannot be reached is tried again. Without
     `may_be_new`, a folder that is missing or empty is not made a storage. With `read_only`
-    nothing is created or tried. Raises `SettingError` where it cannot be used.
+    nothing is created, tried or touched; without `prepare` nothing is created or tried. Raises
+    `SettingError` where it cannot be used.
     """
     scheme, separator, _ = url.partition("://")
     open_one = _back_end(scheme) if separator else DirectoryStorage
@@ -52,7 +54,9 @@ def open_storage(
         try:
             options = {} if separator else {"may_be_new": may_be_new}
             storage = open_one(url, min_free=min_free, supersede=supersede, **options)
-            if not read_only:
+            if isinstance(storage, DirectoryStorage):
+                storage.is_read_only = read_only
+            if prepare and not read_only:
                 storage.prepare()
             return storage
         except StorageUnavailable as error:
@@ -64,7 +68,7 @@ def open_storage(
         time.sleep(PAUSE)
 
 
-def open_configured(config: Mapping[str, Any]) -> Storage:
+def open_configured(config: Mapping[str, Any], *, prepare: bool = True) -> Storage:
     """Open the storage that the settings name."""
     scheme = config["STORAGE"].partition("://")[0]
     if "://" in config["STORAGE"] and scheme in BUCKETS and config["MAX_BYTES"] > LARGEST_OBJECT:
@@ -75,6 +79,7 @@ def open_configured(config: Mapping[str, Any]) -> Storage:
         supersede=config["ON_CONFLICT"] == "keep-both",
         wait=config["STORAGE_WAIT"],
         may_be_new=config["STORAGE_NEW"],
+        prepare=prepare,
     )
 
 
@@ -84,7 +89,8 @@ def open_existing(config: Mapping[str, Any]) -> Storage:
     if _is_database(config["STORAGE"]):
         with suppress(StorageUnavailable):  # it may be waited for
             require_tables(config["STORAGE"])
-    return open_configured(config)
+    # A folder is taken as it is: one that nobody may write to, such as a backup, can be looked at.
+    return open_configured(config, prepare="://" in config["STORAGE"])
 
 
 def require_tables(url: str) -> None:

@@ -4,13 +4,15 @@ import errno
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import count, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
 from ..core.body import check_written
-from ..core.naming import sidecar
+from ..core.naming import has_extension, sidecar
 from ..core.publish import (
     FOLDER_MODE,
     Folder,
@@ -36,9 +38,9 @@ from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from ..shown import shown
 from .base import GONE, BackEnd, held
 from .paths import (
+    NEW,
     is_recording,
     left_by,
-    number_of,
     numbered,
     original,
     recording_of,
@@ -70,6 +72,7 @@ class DirectoryStorage(Folder, BackEnd):
         self._id = ""  # of the storage, once it is prepared
         self._marker = (0, 0)  # the device and inode that have it
         self._missing = ""  # why there was no storage at the start
+        self.is_read_only = False  # then not even what a crash left is touched
 
     def prepare(self) -> None:
         """Create the root where it is missing, and try whether publishing works."""
@@ -217,7 +220,8 @@ class DirectoryStorage(Folder, BackEnd):
             if not (place.name == LOST_AND_FOUND and os.path.ismount(place.parent)):
                 odd(f"{shown(folder) or place}: passed over: {error.strerror}")
             return
-        if left := {name for entry in entries if (name := left_by(entry.name))}:
+        left = {name for entry in entries if (name := left_by(entry.name))}
+        if left and not self.is_read_only:
             entries = self._settled(folder, left, odd) or entries
         there, gone = {entry.name for entry in entries}, ""
         for entry in entries:
@@ -225,9 +229,13 @@ class DirectoryStorage(Folder, BackEnd):
             if not path.startswith(prefix) or entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
+                if recording_of(entry.name) in there:
+                    odd(f"{shown(path)}: it is a folder: move it away")
                 yield from self._scan(path, prefix, odd)
             elif not is_recording(entry.name):
                 about = recording_of(entry.name)
+                if why := self._why_odd(entry, about):
+                    odd(f"{shown(path)}: {why}")
                 if about and about != gone and about not in there:
                     gone = about
                     with suppress(FileNotFoundError):
@@ -241,6 +249,17 @@ class DirectoryStorage(Folder, BackEnd):
                 kind = "a symbolic link" if entry.is_symlink() else "no ordinary file"
                 odd(f"{shown(path)}: passed over: it is {kind}")
 
+    def _why_odd(self, entry: "os.DirEntry[str]", about: str) -> str:
+        """What is wrong with something that is no recording, "" for nothing."""
+        if about and not entry.is_file(follow_symlinks=False):
+            return "passed over: it is no ordinary file"
+        if about and has_extension(about) and entry.name.startswith(f"{about}~."):
+            name = about + entry.name[len(about) + 1 :]
+            return f"earlier releases named it so: rename it to {shown(name)}"
+        if (of := left_by(entry.name)) and not about and not self.is_read_only:
+            return f"a crash left it of {shown(of)}, or another program made it: move it away"
+        return ""
+
     def _settled(
         self, folder: str, left: set[str], odd: Callable[[str], object]
     ) -> list["os.DirEntry[str]"]:
@@ -248,10 +267,13 @@ class DirectoryStorage(Folder, BackEnd):
         try:
             with self.folder(folder, create=False) as parent, locked(parent):
                 for name in left:
-                    self.settle(name, parent)
+                    is_ours = exists(name, parent) or not exists(numbered(name, NEW), parent)
+                    if is_ours or exists(sidecar(numbered(name, NEW), "json"), parent):
+                        self.settle(name, parent)
                     for kind in SIDECARS:
                         with suppress(FileNotFoundError):
                             os.unlink(f".{sidecar(name, kind)}.new", dir_fd=parent)
+                    Versions(original(name), parent).tidy()
                 os.fsync(parent)
             with os.scandir(self.root / folder) as found:
                 return sorted(found, key=lambda entry: entry.name)
@@ -270,11 +292,16 @@ class DirectoryStorage(Folder, BackEnd):
 
     def versions(self, path: str) -> list[str]:
         folder, slash, filename = original(path).rpartition("/")
+        if not is_recording(filename):
+            return []
         with storage_errors(), suppress(FileNotFoundError):
             with self.folder(folder, create=False) as parent, locked(parent):
-                newest = [filename] if exists(filename, parent) else []
                 older = [numbered(filename, n) for n in Versions(filename, parent).numbers()]
-                return [folder + slash + name for name in newest + older]
+                # Of `X.WAV`, earlier releases did not know the format, and numbered `X.WAV~1`.
+                old = (f"{filename}~{number}" for number in count(1))
+                older += takewhile(lambda name: exists(name, parent), old)
+                there = [name for name in (filename, *older) if is_file(name, parent)]
+                return [folder + slash + name for name in dict.fromkeys(there)]
         return []
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
@@ -285,7 +312,7 @@ class DirectoryStorage(Folder, BackEnd):
             sync(file)
             with self.folder(folder) as parent:
                 with locked(parent):
-                    self.settle(filename, parent)
+                    self.settle(recording_of(filename) or filename, parent)
                     try:
                         link_file(file, filename, parent)
                     except FileExistsError:
@@ -320,8 +347,7 @@ class DirectoryStorage(Folder, BackEnd):
         with self._stored(path, etag) as (parent, filename):
             if exists(sidecar(filename, HOLD), parent):
                 raise held(path)
-            newest = original(filename)
-            Versions(newest, parent).delete(number_of(filename))
+            Versions(original(filename), parent).delete(filename)
             os.fsync(parent)
 
     def _delete_left(self, path: str) -> None:
@@ -354,3 +380,9 @@ class DirectoryStorage(Folder, BackEnd):
                 if error.errno not in _ABSENT:
                     raise
                 raise NotStored(f"no recording is stored as {path}") from None
+
+
+def is_file(filename: str, folder: int) -> bool:
+    with suppress(FileNotFoundError):
+        return stat.S_ISREG(os.lstat(filename, dir_fd=folder).st_mode)
+    return False

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError
-from .place import is_storage
+from .place import MARKER, is_storage
 
 
 def local_path(url: str) -> str:
@@ -46,7 +46,8 @@ def owner_of(*urls: str) -> os.stat_result | None:
     """The status of the first of some storages, catalogs and queues that is on this machine."""
     for path in map(local_path, filter(None, urls)):
         if path and os.path.exists(path):
-            return os.stat(path)
+            marker = os.path.join(path, MARKER)  # a folder may be another's, for a group to write
+            return os.lstat(marker) if os.path.lexists(marker) else os.stat(path)
     return None
 
 

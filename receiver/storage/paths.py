@@ -9,15 +9,15 @@ from ..errors import InvalidName
 from ..formats import FORMATS, SIDECARS
 
 NEW = "new"  # in place of a number: a recording that is about to take its name
-KEEP = "keep"  # likewise: one that is about to get a number, because another takes its name
-GONE = "gone"  # and one that is being deleted
 
 _EXTENSION = "|".join(FORMATS)
 _SIDECAR = re.compile(rf"(?P<recording>.+?)(?P<bare>~?)\.({'|'.join(SIDECARS)})", re.DOTALL)
 _ENDING = rf"(?:\.(?ai:{_EXTENSION}))?"
 _NUMBER = re.compile(rf"~[0-9]{{1,9}}(?={_ENDING}$)")
-_STEP = re.compile(rf"(.+)~(?:{NEW}|{KEEP}|{GONE})({_ENDING})", re.DOTALL)
-_HIDDEN_STEP = re.compile(rf"\.(.+?)~?\.(?:{'|'.join(SIDECARS)})\.new", re.DOTALL)
+_STEP = re.compile(rf"(.+)~{NEW}({_ENDING})", re.DOTALL)
+_HIDDEN_STEP = re.compile(
+    rf"\.(?:(.+?)~?\.(?:{'|'.join(SIDECARS)})\.new|(.+)\.(?:gone|keep))", re.DOTALL
+)
 _FOLDER_DOT = re.compile(rf"(?<=[^/])\.(?=(?ai:{_EXTENSION})/)")
 _FOLDER_ENDING = re.compile(rf"(?<=[^/])%2E(?=(?ai:{_EXTENSION})/)")
 
@@ -43,7 +43,17 @@ def left_by(filename: str) -> str | None:
     if step := _STEP.fullmatch(filename):
         return step[1] + step[2]
     step = _HIDDEN_STEP.fullmatch(filename)
-    return step[1] if step else None
+    return step[1] or step[2] if step else None
+
+
+def gone(filename: str) -> str:
+    """The hidden name of a recording that is being deleted: no other program's file has such."""
+    return f".{filename}.gone"
+
+
+def keep(filename: str) -> str:
+    """The hidden name of one that is about to get a number, because another takes its name."""
+    return f".{filename}.keep"
 
 
 def recording_of(path: str) -> str:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from ..core.naming import sidecar
 from ..core.publish import FILE_MODE, REFUSE_LINKS, exists, is_in, link_file, open_recording
 from ..formats import SIDECARS
-from .paths import GONE, KEEP, NEW, number_of, numbered
+from .paths import NEW, gone, keep, number_of, numbered
 
 NOTHING = b"{}\n"  # metadata that are none
 SAMPLE = 128 * 1024  # bytes, at either end of a recording
@@ -42,16 +42,14 @@ class Versions:
 
     def settle(self) -> None:
         """Finish what a crash left of a deletion; finish or undo what it left of superseding."""
-        gone, keep = numbered(self._filename, GONE), numbered(self._filename, KEEP)
         new = numbered(self._filename, NEW)
-        if exists(gone, self._folder):
+        if exists(gone(self._filename), self._folder):
             if not exists(self._filename, self._folder):
                 self._remove_beside(self._filename)
-            self._remove(gone)
-        if exists(keep, self._folder):  # the recording itself still has its name
+            self._remove(gone(self._filename))
+        if exists(keep(self._filename), self._folder):  # the recording itself still has its name
             self._remove_beside(self._next())
-            self._remove_beside(keep)
-            self._remove(keep)
+            self._remove(keep(self._filename))
         if exists(new, self._folder) and self._kept_as():
             self._finish(new)
         # What is still there was never acknowledged, and what it was to replace is gone.
@@ -76,20 +74,24 @@ class Versions:
         self._finish(new)
         return kept_as
 
-    def delete(self, number: int) -> None:
-        """Remove one of the recordings, 0 being the newest, with what lies beside it."""
+    def delete(self, filename: str) -> None:
+        """Remove one of the recordings, the newest or an older one, with what lies beside it."""
         has_notes = exists(self._notes, self._folder)
+        number = number_of(filename)
         older = self._older if number or has_notes else b""
         left = re.sub(rb"^%d .*\n" % number, b"", older, flags=re.MULTILINE)
-        path = numbered(self._filename, number)
-        gone = numbered(path, GONE)
         # From here on it is no recording any more, and whoever comes next finishes the rest.
-        self._replace(path, gone)
+        self._replace(filename, gone(filename))
         os.fsync(self._folder)
-        self._remove_beside(path)
+        self._remove_beside(filename)
         if has_notes or left.count(b"\n") >= NOTED_FROM:
             self._note(left)
-        self._remove(gone)
+        self._remove(gone(filename))
+
+    def tidy(self) -> None:
+        """Remove the notes of a name that no recording has any more."""
+        if not exists(self._filename, self._folder) and not self.numbers():
+            self._remove(self._notes)
 
     def numbers(self) -> list[int]:
         """The numbers of the older recordings that are there, the newest first."""
@@ -111,14 +113,14 @@ class Versions:
 
     def _keep(self) -> str:
         """Give the newest recording a number, too, and what lies beside it."""
-        keep, kept_as = numbered(self._filename, KEEP), self._next()
-        self._copy(self._filename, keep)
+        kept_as = self._next()
+        self._copy(self._filename, keep(self._filename))
         self._remove_beside(kept_as)
         for kind in SIDECARS:
             with suppress(FileNotFoundError):
                 self._copy(sidecar(self._filename, kind), sidecar(kept_as, kind))
         older = self._older
-        self._replace(keep, kept_as)
+        self._replace(keep(self._filename), kept_as)
         with open_recording(kept_as, self._folder) as kept:
             older += b"%d %s\n" % (number_of(kept_as), _sample(kept))
         if older.count(b"\n") >= NOTED_FROM:

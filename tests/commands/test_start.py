@@ -9,6 +9,7 @@ from werkzeug.security import generate_password_hash
 
 from receiver import config, create_app
 from receiver.errors import SettingError
+from support.notes import MARKER
 from support.paths import PROJECT
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -42,6 +43,7 @@ SERVE, WORK = "import app", "from receiver.shell import main; main(['worker'])"
 def test_setting_whose_extra_is_not_installed_names_it_in_one_line(
     tmp_path, name, value, missing, extra, code
 ):
+    (tmp_path / MARKER).write_text("1234\n")  # so that no line tells of a new storage
     settings = {"KZR_STORAGE": str(tmp_path), f"KZR_{name}": value}
     if code == WORK and (name == "STORAGE" and "sqlite" in value):
         settings["KZR_STORAGE"] = f"sqlite:///{tmp_path}"  # that exists

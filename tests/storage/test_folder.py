@@ -13,7 +13,7 @@ from receiver.errors import Held, NotStored, SettingError, StorageUnavailable
 from receiver.parts import Outcome
 from receiver.storage import open_storage, place, versions
 from receiver.storage.base import GONE as LEFT
-from receiver.storage.paths import GONE, NEW, numbered
+from receiver.storage.paths import NEW, gone, numbered
 from support.needs import need_root
 from support.paths import PROJECT
 from support.storages import publish
@@ -114,7 +114,7 @@ class TestSteps:
             publish(storage, b"B", NAME)
         path = numbered("x.mp3", number)
         with monkeypatch.context() as patched:
-            crash_before(patched, "unlink", lambda name: name == numbered(path, GONE))
+            crash_before(patched, "unlink", lambda name: name == gone(path))
             with pytest.raises(KeyboardInterrupt):
                 storage.delete(path)
         with pytest.raises(NotStored):
