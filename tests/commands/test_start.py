@@ -113,7 +113,10 @@ def test_whole_hash_is_taken_and_what_a_shell_leaves_of_it_is_refused(method):
         ),
     ],
 )
-def test_start_says_where_it_stores_who_may_and_what_is_on(tmp_path, caplog, settings, told):
+def test_start_says_where_it_stores_who_may_and_what_is_on(
+    tmp_path, caplog, monkeypatch, settings, told
+):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # and not for later tests
     create_app({"STORAGE": str(tmp_path)} | settings)
     lines = [line for line in caplog.messages if line.startswith("storage: ")]
     assert lines == [f"storage: {tmp_path}; {told}"]

@@ -117,7 +117,7 @@ class TestTranscription:
         (request,) = server.requests
         assert f'filename="recording.{name}"'.encode() in request.body
         assert b"\r\n\r\n" + start + AUDIO + b"\r\n--" in request.body
-        assert read(storage, "abc~.txt") == b"hi\n"
+        assert read(storage, "abc~~.txt") == b"hi\n"
 
     def test_it_is_never_whole_in_memory(self, storage, monkeypatch):
         event = store(storage, b"x" * 5_000_000)

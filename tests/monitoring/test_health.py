@@ -51,4 +51,4 @@ def test_catalog_that_is_down_is_told_but_stops_no_uploads(start, tmp_path: Path
 def test_recordings_of_these_names_are_stored_all_the_same(receiver):
     assert receiver.put("/healthz", b"one").status == 201
     assert receiver.put("/metrics", b"two").status == 201
-    assert receiver.stored() == {"healthz": b"one", "metrics": b"two"}
+    assert receiver.stored() == {"healthz~": b"one", "metrics~": b"two"}

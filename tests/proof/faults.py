@@ -78,7 +78,7 @@ UNNAMED = re.compile(r'"/proc/self/fd/(\d+)"')
 WRITES = {"write", "pwrite64", "writev", "ftruncate", "copy_file_range", "sendfile"}
 CHANGES = {"linkat", "renameat", "renameat2", "mkdirat"}  # of a folder
 TAKES_ROOM = WRITES | CHANGES | {"openat", "fsync", "fdatasync", "fchmod", "unlinkat"}
-NAME = re.compile(r"(A/B/)?X(~\d+|~new|~keep|~gone)?\.mp3(\.json)?")
+NAME = re.compile(r"(A/B/)?(X(~\d+|~new)?\.mp3(\.json)?|\.X(~\d+)?\.mp3\.(keep|gone))")
 TRIES = 3  # of an injection that hit another call than it was meant for
 MOST_WRONG = 20  # faults, then a kind of upload is given up
 

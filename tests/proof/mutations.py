@@ -313,8 +313,8 @@ MUTATIONS = [
     Mutation(
         "fsync after deleting",
         DIRECTORY,
-        "delete(number_of(filename))\n            os.fsync(parent)",
-        "delete(number_of(filename))",
+        "delete(filename)\n            os.fsync(parent)",
+        "delete(filename)",
         SYNCED,
     ),
     # Names
@@ -338,8 +338,8 @@ MUTATIONS = [
     Mutation(
         "recording that is superseded is kept",
         VERSIONS,
-        "        self._replace(keep, kept_as)\n        with open_recording(kept_as",
-        "        with open_recording(keep",
+        "        self._replace(keep(self._filename), kept_as)\n        with open_recording(kept_as",
+        "        with open_recording(keep(self._filename)",
         IN_STORAGE,
     ),
     Mutation(
@@ -382,10 +382,10 @@ MUTATIONS = [
     Mutation(
         "deletion that whoever comes next finishes",
         VERSIONS,
-        "        self._replace(path, gone)\n"
+        "        self._replace(filename, gone(filename))\n"
         "        os.fsync(self._folder)\n"
-        "        self._remove_beside(path)",
-        "        self._remove_beside(path)\n        self._replace(path, gone)",
+        "        self._remove_beside(filename)",
+        "        self._remove_beside(filename)\n        self._replace(filename, gone(filename))",
         IN_LEFT,
     ),
     Mutation(

@@ -19,6 +19,7 @@ from receiver.parts import Storage
 from receiver.retention.erasure import Wanted, erase, find
 from receiver.retention.holds import hold
 from receiver.storage.paths import numbered
+from support.notes import is_note
 from support.paths import PROJECT
 from support.retention import BARE, CALL, TOLD, Down, attach, etag_of, run, told
 from support.storages import publish
@@ -349,4 +350,4 @@ class TestErase:
 
 
 def files_below(root: Path) -> list[Path]:
-    return [path for path in root.rglob("*") if path.is_file()]
+    return [path for path in root.rglob("*") if path.is_file() and not is_note(path.name)]

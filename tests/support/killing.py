@@ -252,7 +252,7 @@ def compare(files: dict[str, bytes], senders: list[Sender]) -> dict[str, list[st
         "partial": [path for path, data in recordings.items() if not is_whole(data)],
         "never sent": [path for key in held.keys() - {*acknowledged} for path in held[key]],
         # An unfinished step of superseding is one too: its sender has come back since.
-        "left over": hidden + [path for path in files if re.search("~(new|keep|gone)", path)],
+        "left over": hidden + [path for path in files if re.search(r"~new|\.(keep|gone)$", path)],
         "wrong metadata": [path for path in tells if tells[path] != digests.get(path)]
         + [
             key[0]
