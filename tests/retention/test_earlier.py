@@ -1,4 +1,4 @@
-"""Names that earlier releases stored stay what they are: read, listed, held, purged, copied, erased.
+"""Names that earlier releases stored are read, listed, held, purged, copied, erased as before.
 
 They stored `CALL` for what is `CALL~` today, and gave the older ones of `X.WAV` the names
 `X.WAV~1`, for what is `X~1.WAV`.
