@@ -391,8 +391,8 @@ MUTATIONS = [
     Mutation(
         "scan that settles what a crash left",
         DIRECTORY,
-        "                    self.settle(name, parent)\n                    for kind",
-        "                    for kind",
+        "                        self.settle(name, parent)\n                    for kind",
+        "                        pass\n                    for kind",
         IN_LEFT,
     ),
     Mutation(

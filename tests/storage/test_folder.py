@@ -64,7 +64,9 @@ def supersede_in_part(storage, monkeypatch, data: bytes) -> None:
 class TestSteps:
     """What a crash left is finished or undone first, and never over what has come since."""
 
-    @pytest.mark.parametrize("removed_by", ["the storage", "another program"])
+    @pytest.mark.parametrize(
+        "removed_by", ["the storage", "another program", "another program that replaced it"]
+    )
     def test_a_step_never_overwrites_what_came_after_it(self, storage, monkeypatch, removed_by):
         publish(storage, b"A", NAME, metadata=b'{"n": 1}')
         supersede_in_part(storage, monkeypatch, b"B")
@@ -72,7 +74,10 @@ class TestSteps:
             storage.delete("x.mp3")
         else:
             (storage.root / "x.mp3").unlink()
-        publish(storage, b"C", NAME)
+        if removed_by == "another program that replaced it":
+            (storage.root / "x.mp3").write_bytes(b"C")
+        else:
+            publish(storage, b"C", NAME)
         assert publish(storage, b"D", NAME).outcome is Outcome.SUPERSEDED
         stored = [read(storage, each.path) for each in storage.scan()]
         assert b"C" in stored and read(storage, "x.mp3") == b"D"
