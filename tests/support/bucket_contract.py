@@ -83,7 +83,7 @@ class BucketContract(StorageContract):
         context.set_forkserver_preload([__name__])
         # Where the server finds that, so that each writer need not import all of it anew.
         self.monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        barrier = context.Barrier(16)
+        barrier = context.Barrier(16, timeout=30)  # or the others wait for one that failed
         for round_ in range(rounds):
             writers = []
             for number in range(16):

@@ -361,7 +361,7 @@ class StorageContract:
     def test_writers_of_one_name_in_many_processes_lose_nothing(self, storage):
         """16 writers with different bytes: 16 recordings afterwards, and the name is never gone."""
         context = multiprocessing.get_context("fork")
-        barrier = context.Barrier(16)
+        barrier = context.Barrier(16, timeout=30)  # or the others wait for one that failed
 
         def write(number: int) -> None:
             own = self.open()
