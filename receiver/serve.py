@@ -20,8 +20,8 @@ forwarder_headers = ""  # a client's SCRIPT_NAME header would otherwise change t
 control_socket_disable = True
 http_parser = "python"  # the one that KazooRequest extends
 # On a disk, a slow fsync looks like a hung worker. gunicorn's file there has no name for others.
-if os.path.isdir("/dev/shm"):  # noqa: S108 - as above
-    worker_tmp_dir = "/dev/shm"  # noqa: S108 - as above
+if os.path.isdir("/dev/shm"):  # noqa: S108 - nobody else can open gunicorn's file there
+    worker_tmp_dir = "/dev/shm"  # noqa: S108 - the same
 
 
 def run(prog: str, application: str, options: Sequence[str]) -> None:

@@ -44,8 +44,7 @@ require_parts(
 logger = logging.getLogger("receiver.queues")
 
 
-# huey has no types, which mypy minds in a base class.
-class Queue(Huey):  # type: ignore[misc]
+class Queue(Huey):  # type: ignore[misc]  # huey has no types
     """huey, but a job is only forgotten once it was executed, or is in the queue again."""
 
     def dequeue(self) -> Any:

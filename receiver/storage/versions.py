@@ -50,12 +50,13 @@ class Versions:
         if exists(keep(self._filename), self._folder):  # the recording itself still has its name
             self._remove_beside(self._next())
             self._remove(keep(self._filename))
-        if exists(new, self._folder) and self._kept_as():
-            self._finish(new)
-        # What is still there was never acknowledged, and what it was to replace is gone.
-        for step in (new, sidecar(new, "json")):
-            if exists(step, self._folder):
-                self._remove(step)
+        if exists(new, self._folder):
+            if self._kept_as():
+                self._finish(new)
+            else:  # it was never acknowledged, and what it was to replace is gone
+                self._remove(new)
+        if exists(sidecar(new, "json"), self._folder):
+            self._remove(sidecar(new, "json"))
 
     def holds(self, file: BinaryIO) -> bool:
         """Whether the bytes are stored, durably, under the name or one of its numbered names."""

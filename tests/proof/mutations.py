@@ -375,8 +375,8 @@ MUTATIONS = [
     Mutation(
         "step that never overwrites what came after it",
         VERSIONS,
-        "if exists(new, self._folder) and self._kept_as():",
-        "if exists(new, self._folder):",
+        "            if self._kept_as():",
+        "            if True:",
         IN_LEFT,
     ),
     Mutation(
@@ -450,8 +450,8 @@ MUTATIONS = [
     Mutation(
         "end of superseding that broke off",
         VERSIONS,
-        "            self._finish(new)\n        # What",
-        "            pass\n        # What",
+        "                self._finish(new)\n            else",
+        "                self._remove(new)\n            else",
         IN_LEFT,
     ),
     Mutation(

@@ -139,9 +139,9 @@ class TestSteps:
         publish(storage, b"A", NAME, metadata=b'{"from": "4930123456"}')
         for function in ("replace", "fsync", "unlink"):
             for number in range(8):
-                calls = iter(range(100))
+                fates = iter([False] * number + [True] + [False] * 100)
                 with monkeypatch.context() as patched:
-                    crash_before(patched, function, lambda *args: next(calls) == number)  # noqa: B023
+                    crash_before(patched, function, lambda *args, fates=fates: next(fates))
                     try:
                         storage.delete("x.mp3")
                     except (KeyboardInterrupt, NotStored):
