@@ -6,7 +6,7 @@ Parts find each other here, and import no more of each other than that.
 import logging
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -35,7 +35,8 @@ class Outcome(StrEnum):
 class Stored:
     """A recording that is whole and durable; `kept_as` names the file of the one it superseded.
 
-    `etag` is the one that it is opened with, where that is known without opening it.
+    `etag` is the one that it is opened with. What holds the very bytes and is `identical` may have
+    been superseded at `path` meanwhile: the etag finds it.
     """
 
     outcome: Outcome
@@ -54,6 +55,8 @@ class Stored:
 class Recording:
     """A stored recording, open for reading: `file` is seekable, `modified` in seconds (POSIX).
 
+    `etag` tells it from all other recordings that its name has had, and from the same bytes when
+    they come again after it was deleted. It keeps it when it is superseded, and so does a copy.
     `path` is that of its file, where it is one that a web server could send itself; `link` makes
     a URL from which anybody may fetch it for some minutes, where the storage has such. `noted` is
     the SHA-256 that the storage noted when it was written, "" where it does none.
@@ -301,11 +304,36 @@ class Indexer(Protocol):
         """For how many seconds the oldest recording has been waiting."""
 
 
+@dataclass(frozen=True)
+class Backlog:
+    """What is left to do after storing: how many jobs wait or run, and were given up, by kind.
+
+    `oldest` is for how many seconds the first of those that wait has done so, and `lived` when a
+    worker last did (POSIX), 0 for never.
+    """
+
+    waiting: Mapping[str, int]
+    given_up: Mapping[str, int]
+    oldest: float
+    lived: float
+
+
 class Jobs(Protocol):
-    """What is done for each recording after the answer."""
+    """What is done for each recording after the answer.
+
+    Each method raises `StorageUnavailable` where the queue cannot be used.
+    """
 
     def add(self, stored: Stored) -> None:
-        """Enqueue its jobs durably, or raise `StorageUnavailable`."""
+        """Enqueue its jobs durably, each once for the same bytes."""
+
+    def add_missing(self, stored: Stored) -> bool:
+        """Enqueue its jobs durably, and return whether there was one that was not known yet."""
+
+    def check(self) -> None:
+        """Raise as `add` would where nothing can be enqueued now."""
+
+    def backlog(self) -> Backlog: ...
 
     def forget(self, path: str, etag: str) -> None:
         """Forget all that is noted of a recording's jobs."""

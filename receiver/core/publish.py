@@ -85,16 +85,15 @@ class Folder(Spool):
         `metadata` is the text of `NAME.json`, which is durable before the recording has its name.
         """
         with storage_errors(), self.synced(metadata, name.folder) as beside:
+            set_time(file.fileno(), os.fstat(file.fileno()).st_mtime_ns)
             sync(file)
             with self.folder(name.folder) as folder:
                 with locked(folder):
                     self.settle(name.filename, folder)
                     if not exists(name.filename, folder):
                         stored = self._create(file, beside, name, folder)
-                    elif only_new:
-                        raise NameExists(f"a recording is stored as {name}")
                     else:
-                        stored = self.taken(file, beside, name, folder)
+                        stored = self.taken(file, beside, name, folder, only_new=only_new)
                 os.fsync(folder)  # a failure leaves the file: a parallel retry may own the name
                 return stored
 
@@ -110,13 +109,19 @@ class Folder(Spool):
     def settle(self, filename: str, folder: int) -> None:
         """Finish or undo what a crash left of a name; publishing by the core leaves nothing."""
 
-    def taken(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
+    def taken(
+        self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int, *, only_new: bool
+    ) -> Stored:
         """Answer for a name that a recording has: the same bytes are a retry, others are refused.
 
-        Nobody else publishes into the open `folder` meanwhile. Raises `NameTaken`.
+        Nobody else publishes into the open `folder` meanwhile. Raises `NameTaken`, or `NameExists`
+        where it was to be `only_new`.
         """
-        if is_in(file, name.filename, folder):
-            return Stored(Outcome.IDENTICAL, str(name))
+        etag = is_in(file, name.filename, folder)
+        if only_new:
+            raise NameExists.by(str(name), etag)
+        if etag:
+            return Stored(Outcome.IDENTICAL, str(name), etag=etag)
         raise NameTaken(f"another recording is stored as {name}: it was kept")
 
     @contextmanager
@@ -200,13 +205,16 @@ def link_file(file: BinaryIO, filename: str, folder: int) -> None:
     os.link(f"/proc/self/fd/{file.fileno()}", filename, dst_dir_fd=folder)
 
 
-def is_in(file: BinaryIO, filename: str, folder: int) -> bool:
-    """Whether a stored recording holds the same bytes as `file`; if so, they are durable."""
+def is_in(file: BinaryIO, filename: str, folder: int) -> str:
+    """The ETag of a stored recording that holds the same bytes as `file`, which are durable then.
+
+    It is "" where the recording holds others.
+    """
     with open_recording(filename, folder) as stored:
         if not same_bytes(file.fileno(), stored.fileno()):
-            return False
+            return ""
         os.fsync(stored.fileno())
-        return True
+        return etag_of(os.fstat(stored.fileno()))
 
 
 def same_bytes(one: int, other: int) -> bool:
@@ -233,7 +241,18 @@ def open_recording(filename: str, folder: int) -> BinaryIO:
 
 
 def etag_of(status: os.stat_result) -> str:
-    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    """What tells a recording from all others that its name has had; copies of the file keep it."""
+    return f"{status.st_size:x}-{_microseconds(status.st_mtime_ns):x}"
+
+
+def set_time(file: int, nanoseconds: int) -> None:
+    """Set the time of an open file, in whole microseconds: whatever copies it keeps those."""
+    time = _microseconds(nanoseconds) * 1000
+    os.utime(file, ns=(time, time))
+
+
+def _microseconds(nanoseconds: int) -> int:
+    return (nanoseconds + 500) // 1000
 
 
 def _make_folder(name: str, parent: int) -> None:

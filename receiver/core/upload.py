@@ -5,8 +5,8 @@ from functools import partial
 from flask import Blueprint, Flask, Response, current_app, request, url_for
 from flask.blueprints import BlueprintSetupState
 
-from ..errors import InvalidName
-from ..parts import Outcome, exchange, parts
+from ..errors import InvalidName, NameExists
+from ..parts import Outcome, Stored, exchange, parts
 from .naming import NO_NAME, PlainConverter, RecordingConverter, RecordingName
 
 uploads = Blueprint("uploads", __name__)
@@ -36,10 +36,14 @@ def store(name: RecordingName) -> Response:
     incoming = partial(running.storage.incoming, name.folder)
     with body.as_file(incoming, config["CHUNK_SIZE"]) as file:
         only_new = request.headers.get("If-None-Match", "").strip() == "*"
-        stored = running.storage.publish(file, name, body.metadata, only_new=only_new)
+        try:
+            stored = running.storage.publish(file, name, body.metadata, only_new=only_new)
+        except NameExists as error:
+            stored = unfinished(error)
+        else:
+            if running.jobs:
+                running.jobs.add(stored)
         exchange().stored = stored
-    if running.jobs:
-        running.jobs.add(stored)
 
     line = f"{stored.outcome}: {stored.path}, {body.received} bytes"
     if stored.kept_as:
@@ -52,6 +56,15 @@ def store(name: RecordingName) -> Response:
         if len(url) <= 2048:  # nginx answers 502 to a header of 4 KiB
             response.location = url
     return response
+
+
+def unfinished(error: NameExists) -> Stored:
+    """The recording that exists because we stored it, and answered 503 for want of its jobs."""
+    stored = Stored(Outcome.IDENTICAL, error.path, etag=error.etag)
+    jobs = parts().jobs
+    if jobs and stored.etag and jobs.add_missing(stored):
+        return stored
+    raise error
 
 
 @uploads.route("/", methods=["PUT", "POST"], strict_slashes=False)

@@ -22,10 +22,12 @@ from ..core.publish import (
     locked,
     open_recording,
     same_bytes,
+    set_time,
     storage_errors,
     sync,
 )
 from ..errors import (
+    NameExists,
     NameTaken,
     NotStored,
     ReceiverError,
@@ -181,12 +183,18 @@ class DirectoryStorage(Folder, BackEnd):
     def settle(self, filename: str, folder: int) -> None:
         Versions(filename, folder).settle()
 
-    def taken(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
+    def taken(
+        self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int, *, only_new: bool
+    ) -> Stored:
         versions = Versions(name.filename, folder)
-        if versions.holds(file):
-            return Stored(Outcome.IDENTICAL, str(name))
+        same = versions.holds(file)
+        if only_new:
+            raise NameExists.by(str(name), same)
+        if same:
+            return Stored(Outcome.IDENTICAL, str(name), etag=same)
         if not self._supersede:
             raise NameTaken(f"another recording is stored as {name}: it was kept")
+        _make_distinct(file, versions)
         with nullcontext(beside) if beside else self.synced(NOTHING, name.folder) as metadata:
             assert metadata  # noqa: S101 - for mypy: there is something to sync
             kept_as = versions.supersede(file, metadata)
@@ -308,7 +316,7 @@ class DirectoryStorage(Folder, BackEnd):
         folder, _, filename = path.rpartition("/")
         outcome = Outcome.CREATED
         with storage_errors():
-            os.utime(file.fileno(), (modified, modified))
+            set_time(file.fileno(), round(modified * 1e6) * 1000)
             sync(file)
             with self.folder(folder) as parent:
                 with locked(parent):
@@ -380,6 +388,20 @@ class DirectoryStorage(Folder, BackEnd):
                 if error.errno not in _ABSENT:
                     raise
                 raise NotStored(f"no recording is stored as {path}") from None
+
+
+def _make_distinct(file: BinaryIO, versions: Versions) -> None:
+    """Give a synced file a time that no version of its size has, so that its ETag is its own.
+
+    The clock of files stands still for some milliseconds, in some file systems for a second.
+    """
+    status, step = os.fstat(file.fileno()), 1000
+    taken = versions.etags(status.st_size)
+    while etag_of(os.fstat(file.fileno())) in taken:
+        set_time(file.fileno(), status.st_mtime_ns + step)
+        step *= 2
+    if step > 1000:
+        os.fsync(file.fileno())
 
 
 def is_file(filename: str, folder: int) -> bool:

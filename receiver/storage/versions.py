@@ -15,7 +15,15 @@ from itertools import count
 from typing import BinaryIO
 
 from ..core.naming import sidecar
-from ..core.publish import FILE_MODE, REFUSE_LINKS, exists, is_in, link_file, open_recording
+from ..core.publish import (
+    FILE_MODE,
+    REFUSE_LINKS,
+    etag_of,
+    exists,
+    is_in,
+    link_file,
+    open_recording,
+)
 from ..formats import SIDECARS
 from .paths import NEW, gone, keep, number_of, numbered
 
@@ -58,9 +66,23 @@ class Versions:
         if exists(sidecar(new, "json"), self._folder):
             self._remove(sidecar(new, "json"))
 
-    def holds(self, file: BinaryIO) -> bool:
-        """Whether the bytes are stored, durably, under the name or one of its numbered names."""
-        return is_in(file, self._filename, self._folder) or self._find(file) is not None
+    def holds(self, file: BinaryIO) -> str:
+        """The ETag of the recording of the name, or of a number, that durably holds the bytes.
+
+        It is "" where none does.
+        """
+        if etag := is_in(file, self._filename, self._folder):
+            return etag
+        return (self._find(file) or ("", ""))[1]
+
+    def etags(self, size: int) -> set[str]:
+        """The ETags of the recordings of a size."""
+        numbers = re.findall(rb"^([0-9]+) %d " % size, self._older, re.MULTILINE)
+        found = set()
+        for path in (self._filename, *(numbered(self._filename, int(n)) for n in numbers)):
+            with suppress(FileNotFoundError):
+                found.add(etag_of(os.lstat(path, dir_fd=self._folder)))
+        return found
 
     def supersede(self, file: BinaryIO, beside: BinaryIO) -> str:
         """Give the name to `file`; return the numbered name of the recording that had it.
@@ -138,17 +160,17 @@ class Versions:
     def _kept_as(self) -> str | None:
         """The numbered name that the newest recording was given already, by what then broke off."""
         with suppress(FileNotFoundError), open_recording(self._filename, self._folder) as newest:
-            return self._find(newest)
+            return (self._find(newest) or (None,))[0]
         return None
 
-    def _find(self, file: BinaryIO) -> str | None:
-        """The numbered name under which the same bytes are stored, durably."""
+    def _find(self, file: BinaryIO) -> tuple[str, str] | None:
+        """The numbered name under which the same bytes are stored, durably, and their ETag."""
         alike = re.compile(rb"^([0-9]+) %s$" % _sample(file), re.MULTILINE)
         for number in alike.findall(self._older):
             path = numbered(self._filename, int(number))
             with suppress(FileNotFoundError):
-                if is_in(file, path, self._folder):
-                    return path
+                if etag := is_in(file, path, self._folder):
+                    return path, etag
         return None
 
     @cached_property
