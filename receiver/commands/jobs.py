@@ -41,7 +41,7 @@ def jobs_(context: click.Context) -> None:
             click.echo(line)
         for job in jobs.given_up():
             click.echo(f"{local_time(job.due)} {job.kind} {job.event.path}: {job.reason}")
-    context.exit(bool(backlog.given_up))
+    context.exit(any(backlog.given_up.values()))
 
 
 def told(backlog: Backlog, known: list[str]) -> list[str]:
@@ -49,7 +49,7 @@ def told(backlog: Backlog, known: list[str]) -> list[str]:
     waiting, given_up = sum(backlog.waiting.values()), sum(backlog.given_up.values())
     lines = [f"{waiting:,} waiting, {given_up:,} given up"]
     for kind, count in sorted(backlog.waiting.items()):
-        if kind not in known:
+        if count and kind not in known:
             lines.append(f"{count:,} of kind {kind} wait until the settings ask for that again")
     if waiting and backlog.lived < time.time() - QUIET:
         when = f"since {local_time(backlog.lived)}" if backlog.lived else "yet"

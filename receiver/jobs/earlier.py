@@ -18,7 +18,7 @@ def make_room(file: Path) -> None:
     """Remove an earlier release's queue where it is empty; raise `SettingError` where it is not."""
     try:
         waiting, given_up = _count(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except sqlite3.Error as error:
         raise SettingError(f"KZR_QUEUE: cannot read {file}: {error}") from error

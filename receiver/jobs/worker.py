@@ -65,7 +65,7 @@ class Worker:
 
     def _tell_unknown(self) -> None:
         for kind, count in self._jobs.backlog().waiting.items():
-            if kind not in self._jobs.kinds:
+            if count and kind not in self._jobs.kinds:
                 logger.warning("%d jobs of kind %s wait: no setting asks for that", count, kind)
 
     def _stop(self) -> None:
