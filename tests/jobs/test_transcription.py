@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("huey")
+pytest.importorskip("sqlalchemy")
 pytest.importorskip("pocketsphinx")
 pytest.importorskip("sqlalchemy")
 

@@ -10,12 +10,13 @@ from xdist.scheduler import LoadScopeScheduling
 
 SERVERS = (
     *("gunicorn", "nginx", "handover", "mod_proxy", "mod_wsgi"),
-    *("directory", "s3", "postgresql", "mariadb", "sqlite", "redis"),
+    *("directory", "s3", "postgresql", "mariadb", "sqlite"),
 )
 SERVER = re.compile(rf"[\[-]({'|'.join(SERVERS)})[\]-]")
 # They begin first, or the others would have ended long before them.
 LONGEST = (
-    "jobs/test_jobs_kill.py redis",
+    "jobs/test_jobs_kill.py mariadb",
+    "jobs/test_jobs_kill.py postgresql",
     "jobs/test_jobs_kill.py sqlite",
     "storage/test_backends.py mariadb",
     "storage/test_backends.py postgresql",
