@@ -353,9 +353,9 @@ MUTATIONS = [
     ),
     Mutation(
         "only_new",
-        PUBLISH,
-        "                    elif only_new:\n",
-        "                    elif False:\n",
+        DIRECTORY,
+        "        if only_new:\n",
+        "        if False:\n",
         IN_STORAGE,
     ),
     Mutation(
@@ -419,19 +419,24 @@ MUTATIONS = [
     Mutation(
         "comparison on a retry, by the core alone",
         PUBLISH,
-        "if is_in(file, name.filename, folder):",
-        "if False:",
+        "        etag = is_in(file, name.filename, folder)\n",
+        '        etag = ""\n',
         ("core/test_alone.py",),
     ),
     Mutation(
         "refusal of other bytes by the core alone",
         PUBLISH,
-        "if is_in(file, name.filename, folder):",
-        "if True:",
+        "        if etag:\n",
+        "        if True:\n",
         ("core/test_alone.py",),
     ),
+    Mutation("comparison on a retry", DIRECTORY, "= versions.holds(file)", '= ""', IN_STORAGE),
     Mutation(
-        "comparison on a retry", DIRECTORY, "if versions.holds(file):", "if False:", IN_STORAGE
+        "ETag of its own for a recording that came at the same time",
+        DIRECTORY,
+        "        _make_distinct(file, versions)\n",
+        "",
+        IN_STORAGE,
     ),
     Mutation(
         "comparison of bytes, not only of sizes",
