@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..errors import StorageUnavailable
 from ..parts import Backlog, Outcome, Stored
@@ -63,7 +64,6 @@ class _Batch:
     """Rows that one transaction writes for all who wait for it."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    stale: list[bytes] = field(default_factory=list)
     is_written: bool = False
     error: StorageUnavailable | None = None
 
@@ -114,17 +114,16 @@ class Queue:
 
     def add(self, stored: Stored, kinds: Sequence[str]) -> None:
         """Enqueue a recording's jobs, with those that other threads enqueue now."""
-        rows, stale = _rows(stored, kinds)
+        rows = _rows(stored, kinds)
         with self._lock:
             batch = self._batch
             batch.rows += rows
-            batch.stale += stale
         with self._turn:
             if not batch.is_written:
                 with self._lock:
                     self._batch = _Batch()
                 try:
-                    self._change(lambda connection: _insert(connection, batch.rows, batch.stale))
+                    self._change(lambda connection: _insert(connection, batch.rows))
                 except StorageUnavailable as error:
                     batch.error = error
                 except BaseException as error:
@@ -137,8 +136,8 @@ class Queue:
 
     def add_missing(self, stored: Stored, kinds: Sequence[str]) -> bool:
         """Enqueue a recording's jobs, and return whether any was not known yet."""
-        rows, _ = _rows(stored, kinds)
-        return bool(self._change(lambda connection: _insert(connection, rows, [])))
+        rows = _rows(stored, kinds)
+        return bool(self._change(lambda connection: _insert(connection, rows)))
 
     def check(self) -> None:
         """Raise where nothing can be enqueued now."""
@@ -354,7 +353,7 @@ def _all(connection: sa.Connection, query: sa.Select[Any]) -> Sequence[sa.Row[An
 
 def enqueue(connection: sa.Connection, stored: Stored, kinds: Sequence[str]) -> None:
     """Enqueue a recording's jobs in a transaction of the storage's, which is in one database."""
-    _insert(connection, *_rows(stored, kinds))
+    _insert(connection, _rows(stored, kinds))
 
 
 def key_of(kind: str, path: str, etag: str) -> bytes:
@@ -379,11 +378,8 @@ def _unavailable(reason: str) -> StorageUnavailable:
     return StorageUnavailable(f"the queue of jobs cannot be used: {reason}")
 
 
-def _rows(stored: Stored, kinds: Sequence[str]) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """The rows of a recording's jobs, and the keys of such as cannot be theirs.
-
-    Not all storages tell a recording from the same bytes that were deleted before it came.
-    """
+def _rows(stored: Stored, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a recording's jobs."""
     about = {
         "path": stored.path,
         "etag": stored.etag,
@@ -396,27 +392,51 @@ def _rows(stored: Stored, kinds: Sequence[str]) -> tuple[list[dict[str, Any]], l
         "taken_by": "",
         "reason": "",
     }
-    keys = {kind: key_of(kind, stored.path, stored.etag) for kind in kinds}
-    rows = [{"key": key, "kind": kind, **about} for kind, key in keys.items()]
-    return rows, [] if stored.outcome is Outcome.IDENTICAL else [*keys.values()]
+    return [
+        {"key": key_of(kind, stored.path, stored.etag), "kind": kind, **about} for kind in kinds
+    ]
 
 
-def _insert(connection: sa.Connection, rows: list[dict[str, Any]], stale: list[bytes]) -> int:
-    """Insert those jobs that are not known, and return their number."""
+def _insert(connection: sa.Connection, rows: list[dict[str, Any]]) -> int:
+    """Insert those jobs that are not known, and return their number.
+
+    Not all storages tell a recording from the same bytes that were deleted before it came: what
+    was done for those is done anew for one that is not `identical`.
+    """
     if not rows:
         return 0
-    if stale:
-        ended = (jobs.c.key.in_(sorted(stale)), jobs.c.state.in_((DONE, GIVEN_UP)))
-        connection.execute(sa.delete(jobs).where(*ended))
-    statement: sa.Insert
-    if connection.dialect.name == "postgresql":
-        statement = postgresql.insert(jobs).on_conflict_do_nothing(index_elements=["key"])
-    elif connection.dialect.name == "sqlite":
-        statement = sqlite.insert(jobs).on_conflict_do_nothing(index_elements=["key"])
-    else:
-        statement = sa.insert(jobs).prefix_with("IGNORE")
     # In one order, so that those who insert the same wait for each other.
-    return connection.execute(statement, sorted(rows, key=lambda row: row["key"])).rowcount
+    rows = sorted(rows, key=lambda row: row["key"])
+    if connection.dialect.name == "mysql":
+        new = [row["key"] for row in rows if row["outcome"] != Outcome.IDENTICAL]
+        ended = (jobs.c.key.in_(new), jobs.c.state.in_((DONE, GIVEN_UP)))
+        connection.execute(sa.delete(jobs).where(*ended))
+    statement = _insertion(connection.dialect)
+    names = statement.positiontup
+    parameters: Any = [tuple(row[name] for name in names) for row in rows] if names else rows
+    return connection.exec_driver_sql(statement.string, parameters).rowcount
+
+
+@cache
+def _insertion(dialect: sa.Dialect) -> SQLCompiler:
+    """The statement that inserts a job; made once, because that takes longer than to execute it."""
+    if dialect.name == "mysql":
+        known = sa.insert(jobs).prefix_with("IGNORE")
+    else:
+        insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+        new = insert(jobs)
+        ended = sa.or_(*(jobs.c.state == sa.literal_column(f"'{end}'") for end in (DONE, GIVEN_UP)))
+        is_new = new.excluded.outcome != sa.literal_column(f"'{Outcome.IDENTICAL}'")
+        again = ("outcome", "kept_as", "received", "state", "due", "tries", "taken_by", "reason")
+        known = new.on_conflict_do_update(
+            index_elements=["key"],
+            set_={name: new.excluded[name] for name in again},
+            where=sa.and_(ended, is_new),
+        )
+    columns = [column.name for column in jobs.c if column.name != "id"]
+    compiled = known.inline().compile(dialect=dialect, column_keys=columns)
+    assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for mypy
+    return compiled
 
 
 def _due(

@@ -409,7 +409,7 @@ class TestSize:
         jobs.queue.prepare()
         for start in range(0, count, 10_000):
             rows = [
-                queues._rows(Stored(Outcome.IDENTICAL, f"{n}.mp3", etag="a"), ["log"])[0][0]
+                queues._rows(Stored(Outcome.IDENTICAL, f"{n}.mp3", etag="a"), ["log"])[0]
                 | {"state": state, "due": due}
                 for n in range(start, min(count, start + 10_000))
             ]
