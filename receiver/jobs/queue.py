@@ -5,6 +5,7 @@ the others tell by their own clocks for how long it has not, so that no clock th
 worker dead or its jobs wait.
 """
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -123,7 +124,7 @@ class Queue:
                 with self._lock:
                     self._batch = _Batch()
                 try:
-                    self._change(lambda connection: _insert(connection, batch.rows))
+                    self._write(batch.rows)
                 except StorageUnavailable as error:
                     batch.error = error
                 except BaseException as error:
@@ -317,19 +318,43 @@ class Queue:
 
         return self._read(read)
 
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        """Insert jobs in one commit; into SQLite past SQLAlchemy, which takes longer than it."""
+        if not self.file:
+            self._change(lambda connection: _insert(connection, rows))
+            return
+        with self._errors():
+            self._make_ready()
+            statement = _insertion(self._database.engine.dialect)
+            connection = self._database.engine.raw_connection()
+            try:
+                driver = cast(sqlite3.Connection, connection.driver_connection)
+                driver.execute("BEGIN IMMEDIATE")
+                driver.executemany(statement.string, _parameters(statement, rows))
+                driver.execute("COMMIT")
+            finally:
+                connection.close()
+            self._require_file()
+
+    def _make_ready(self) -> None:
+        if not self._is_ready or self._database.is_missing():
+            self._prepare()
+
+    def _require_file(self) -> None:
+        """Raise where the file was removed meanwhile: what was written to it is lost."""
+        if self._database.is_missing():
+            raise Busy("its file was removed")
+
     def _change(self, work: Callable[[sa.Connection], T]) -> T:
         with self._errors():
-            if not self._is_ready or self._database.is_missing():
-                self._prepare()
+            self._make_ready()
             result = self._database.transaction(work)
-            if self._database.is_missing():
-                raise Busy("its file was removed")
+            self._require_file()
             return result
 
     def _read(self, work: Callable[[sa.Connection], T]) -> T:
         with self._errors():
-            if not self._is_ready or self._database.is_missing():
-                self._prepare()
+            self._make_ready()
             with self._database.engine.connect() as connection:
                 return work(connection)
 
@@ -343,6 +368,8 @@ class Queue:
             raise _unavailable(f"all {CONNECTIONS} connections are in use") from error
         except DBAPIError as error:
             raise _unavailable(line_of(error)) from error
+        except sqlite3.Error as error:
+            raise _unavailable(str(error)) from error
         except (OSError, RuntimeError) as error:  # PyMySQL raises those for what it lacks
             raise _unavailable(getattr(error, "strerror", "") or str(error)) from error
 
@@ -405,16 +432,20 @@ def _insert(connection: sa.Connection, rows: list[dict[str, Any]]) -> int:
     """
     if not rows:
         return 0
-    # In one order, so that those who insert the same wait for each other.
-    rows = sorted(rows, key=lambda row: row["key"])
     if connection.dialect.name == "mysql":
         new = [row["key"] for row in rows if row["outcome"] != Outcome.IDENTICAL]
         ended = (jobs.c.key.in_(new), jobs.c.state.in_((DONE, GIVEN_UP)))
         connection.execute(sa.delete(jobs).where(*ended))
     statement = _insertion(connection.dialect)
-    names = statement.positiontup
-    parameters: Any = [tuple(row[name] for name in names) for row in rows] if names else rows
-    return connection.exec_driver_sql(statement.string, parameters).rowcount
+    return connection.exec_driver_sql(statement.string, _parameters(statement, rows)).rowcount
+
+
+def _parameters(statement: SQLCompiler, rows: list[dict[str, Any]]) -> Any:
+    """Rows as a driver takes them, in one order: so those who insert the same wait, and no more."""
+    ordered = sorted(rows, key=lambda row: row["key"])
+    if names := statement.positiontup:
+        return [tuple(row[name] for name in names) for row in ordered]
+    return ordered
 
 
 @cache

@@ -23,6 +23,7 @@ from receiver.storage.paths import numbered
 from support.paths import PROJECT
 from support.queues import Log, Worker, drain, open_jobs
 from support.storages import publish
+from support.tracing import traced
 from support.waiting import wait_for
 
 NAME = RecordingName("A", "x", "mp3")
@@ -233,6 +234,31 @@ class TestSender:
             line for line in figures.splitlines() if line.startswith("receiver_jobs_worker")
         )
         assert abs(float(line.split()[1]) - time.time()) < 60
+
+
+class TestCost:
+    """Jobs cost an upload one sync at most that is not its recording's."""
+
+    def syncs(self, start, tmp_path: Path, **settings: object) -> int:
+        receiver = start("--threads=1", **settings)
+        for number in range(3):
+            assert receiver.put(f"/kzr/{number}.mp3").status == 201
+        log = tmp_path / f"strace-{receiver.port}"
+        with traced(receiver, log, "-e", "trace=fsync,fdatasync"):
+            assert receiver.put("/kzr/x.mp3").status == 201
+        receiver.stop()
+        return sum("sync(" in line for line in log.read_text().splitlines())
+
+    def test_in_a_folder_it_is_one(self, start, tmp_path):
+        without = self.syncs(start, tmp_path)
+        jobs = {"on_stored": "true", "webhook_url": "https://example.com", "webhook_secret": "x"}
+        assert self.syncs(start, tmp_path, **jobs) == without + 1
+
+    def test_in_a_database_it_is_none(self, start, tmp_path):
+        urls = [f"sqlite:///{tmp_path}/{name}.sqlite" for name in ("one", "two")]
+        without = self.syncs(start, tmp_path, storage=urls[0])
+        assert without > 0
+        assert self.syncs(start, tmp_path, storage=urls[1], on_stored="true") == without
 
 
 class TestDatabase:

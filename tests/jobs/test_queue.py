@@ -135,11 +135,10 @@ class TestOnce:
             drain(jobs)
         assert len(log) == 2
 
-    def test_recordings_that_are_enqueued_at_once_share_a_commit(self, open_jobs, storage, log):
+    def test_recordings_that_are_enqueued_at_once_share_a_commit(self, open_jobs, log, monkeypatch):
         jobs = open_jobs(log=log)
-        jobs.queue.prepare()
-        commits = []
-        sa.event.listen(jobs.queue._database.engine, "commit", commits.append)
+        commits, write = [], jobs.queue._write
+        monkeypatch.setattr(jobs.queue, "_write", lambda rows: commits.append(write(rows)))
         jobs.queue._turn.acquire()
         with ThreadPoolExecutor(8) as pool:
             for number in range(8):
@@ -157,7 +156,7 @@ class TestOnce:
         def fail(*args: object) -> None:
             raise StorageUnavailable("the queue is down")
 
-        monkeypatch.setattr(queues, "_insert", fail)
+        monkeypatch.setattr(jobs.queue, "_write", fail)
         jobs.queue._turn.acquire()
         with ThreadPoolExecutor(4) as pool:
             added = [
@@ -490,13 +489,13 @@ class TestFile:
     ):
         path = tmp_path / "queue.sqlite"
         jobs = open_at(f"sqlite:///{path}", storage, log=log)
-        insert = queues._insert
+        parameters = queues._parameters
 
-        def insert_and_lose(*arguments):
+        def lose(*arguments):
             path.unlink()
-            return insert(*arguments)
+            return parameters(*arguments)
 
-        monkeypatch.setattr(queues, "_insert", insert_and_lose)
+        monkeypatch.setattr(queues, "_parameters", lose)
         with closing(jobs.queue), pytest.raises(StorageUnavailable, match="its file was removed"):
             jobs.add(Stored(Outcome.CREATED, "1.mp3", etag="a"))
 
