@@ -22,11 +22,15 @@ def from_query(query: str) -> dict[str, str]:
     """
     fields: dict[str, str] = {}
     for pair in query.split("&"):
-        name, _, value = (
-            as_text(unquote_to_bytes(part.encode("latin-1"))) for part in pair.partition("=")
-        )
-        note(fields, name, value)
+        name, _, value = pair.partition("=")
+        note(fields, _decode(name), _decode(value))
     return fields
+
+
+def _decode(text: str) -> str:
+    if text.isascii() and "%" not in text:  # as most is
+        return text
+    return as_text(unquote_to_bytes(text.encode("latin-1")))
 
 
 def note(fields: dict[str, str], name: str, value: str) -> None:

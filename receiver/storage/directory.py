@@ -157,6 +157,8 @@ class DirectoryStorage(Folder, BackEnd):
 
     def place_of(self, folder: str) -> Path:
         """The folder, or as much of it as there is: another file system may be mounted there."""
+        if not folder:
+            return self.root
         place = self.root / folder
         while place != self.root and not place.is_dir():
             place = place.parent
