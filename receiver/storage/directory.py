@@ -7,6 +7,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cached_property
 from itertools import count, takewhile
 from pathlib import Path
 from typing import BinaryIO
@@ -45,7 +46,17 @@ from .paths import (
     original,
     recording_of,
 )
-from .place import LOST_AND_FOUND, MARKER, id_in, is_storage, mark, unmounted
+from .place import (
+    LOST_AND_FOUND,
+    MARKER,
+    NONE_THERE,
+    id_in,
+    is_storage,
+    mark,
+    mounted_below,
+    not_mounted,
+    unmounted,
+)
 from .sidecars import HOLD
 from .versions import NOTHING, Versions
 
@@ -70,7 +81,7 @@ class DirectoryStorage(Folder, BackEnd):
         self._supersede = supersede
         self._may_be_new = may_be_new
         self._id = ""  # of the storage, once it is prepared
-        self._marker = (0, 0)  # the device and inode that have it
+        self._marker = (0, 0, 0)  # the device and inode that have it, and since when
         self._missing = ""  # why there was no storage at the start
         self.is_read_only = False  # then not even what a crash left is touched
 
@@ -113,9 +124,9 @@ class DirectoryStorage(Folder, BackEnd):
 
     def _why_missing(self) -> str:
         if disk := unmounted(self.root):
-            return f"KZR_STORAGE={self.root}: {disk} is in /etc/fstab, but not mounted: mount it"
+            return f"KZR_STORAGE={self.root}: {not_mounted(disk)}"
         if not self._may_be_new:
-            return f"KZR_STORAGE={self.root}: there is no storage, and KZR_STORAGE_NEW=no"
+            return f"KZR_STORAGE={self.root}: {NONE_THERE}"
         return ""
 
     def open_root(self) -> int:
@@ -138,10 +149,12 @@ class DirectoryStorage(Folder, BackEnd):
             status = os.stat(MARKER, dir_fd=root, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        if (status.st_dev, status.st_ino) != self._marker:
+        # Another disk may have the device's number, and its marker the same inode's.
+        marker = (status.st_dev, status.st_ino, status.st_ctime_ns)
+        if marker != self._marker:
             if id_in(root) != self._id:
                 return False
-            self._marker = (status.st_dev, status.st_ino)
+            self._marker = marker
         return True
 
     def _displaced(self) -> StorageUnavailable:
@@ -153,7 +166,25 @@ class DirectoryStorage(Folder, BackEnd):
     def check_space(self, size: int, folder: str = "") -> None:
         with storage_errors():
             os.close(self.open_root())
+        self._require_mounted(folder)
         super().check_space(size, folder)
+
+    @contextmanager
+    def folder(self, path: str, *, create: bool = True) -> Iterator[int]:
+        self._require_mounted(path)
+        with super().folder(path, create=create) as folder:
+            yield folder
+
+    @cached_property
+    def _disks(self) -> list[str]:
+        """The folders that are to have disks of their own."""
+        return mounted_below(self.root)
+
+    def _require_mounted(self, folder: str) -> None:
+        """Raise `StorageUnavailable` where a folder's own disk is not mounted."""
+        for disk in self._disks:
+            if f"{folder}/".startswith(f"{disk}/") and not os.path.ismount(self.root / disk):
+                raise StorageUnavailable(not_mounted(self.root / disk))
 
     def place_of(self, folder: str) -> Path:
         """The folder, or as much of it as there is: another file system may be mounted there."""
@@ -211,6 +242,9 @@ class DirectoryStorage(Folder, BackEnd):
 
     def _scan(self, folder: str, prefix: str, odd: Callable[[str], object]) -> Iterator[Listed]:
         place = self.root / folder
+        if folder in self._disks and not os.path.ismount(place):
+            odd(f"{shown(folder)}: passed over: {not_mounted(place)}")
+            return
         try:
             with os.scandir(place) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
