@@ -1,20 +1,16 @@
 """A storage in a bucket of an object store: S3, what speaks its protocol, and GCS and Azure."""
 
-import errno
-import fcntl
 import logging
 import mmap
 import os
 import re
-import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from io import BufferedReader
-from stat import S_ISREG
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ..core.naming import sidecar
@@ -31,6 +27,7 @@ from ..errors import (
 from ..formats import SIDECARS, format_of
 from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from .base import BackEnd, held, spool_folder
+from .locks import Locks
 from .objects import (
     READ_SIZE,
     Bucket,
@@ -58,8 +55,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 100  # to publish under a name that others keep taking meanwhile
 PATIENCE = 3.0  # seconds for an upload elsewhere to let its recording follow its metadata
-# What opening a file fails with where something else is in its place, or somebody else's.
-_NOT_OURS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +102,7 @@ class BucketStorage(BackEnd):
         super().__init__(spool_folder(), min_free, supersede)
         self._url = url
         self._bucket = Bucket(url)
+        self._locks = Locks(url, self.spool, self._bucket)
 
     def prepare(self) -> None:
         try:
@@ -114,7 +110,7 @@ class BucketStorage(BackEnd):
             trial = self._bucket.try_out
             bucket = self._bucket
             bucket.conditional, bucket.tells_md5 = trial() if is_in_use() else in_child(trial)
-            with self._locked(""):
+            with self._locks.locked(""):
                 pass
         except StorageUnavailable:
             raise
@@ -135,7 +131,7 @@ class BucketStorage(BackEnd):
             received = os.fstat(file.fileno()).st_mtime
         name = self.known_as(name)
         new = _New(data, sha256(data).hexdigest(), metadata, received)
-        with self._locked(str(name)):
+        with self._locks.locked(str(name)):
             for _ in range(ATTEMPTS):
                 with suppress(Changed):
                     return self._publish(new, name, only_new)
@@ -346,7 +342,7 @@ class BucketStorage(BackEnd):
         with storage_errors():
             data = _mapped(file)
         new = _New(data, sha256(data).hexdigest(), b"", modified)
-        with self._locked(path):
+        with self._locks.locked(path):
             for _ in range(ATTEMPTS):
                 with suppress(Changed):
                     found = self._bucket.head(key)
@@ -359,7 +355,7 @@ class BucketStorage(BackEnd):
         raise StorageUnavailable(f"others keep storing and removing {path}: try again")
 
     def attach(self, path: str, kind: str, data: bytes, etag: str) -> None:
-        with self._locked(path):
+        with self._locks.locked(path):
             found, beside = self._stored(path, etag), sidecar(path, kind)
             if not data:
                 self._bucket.delete(beside)
@@ -375,7 +371,7 @@ class BucketStorage(BackEnd):
                 raise
 
     def delete(self, path: str, etag: str = "") -> None:
-        with self._locked(path):
+        with self._locks.locked(path):
             there = self._around(_key(path))
             found = there.get("")
             if found or not there:
@@ -402,49 +398,6 @@ class BucketStorage(BackEnd):
         if etag and found.etag != etag:
             raise NotStored(f"another recording is stored as {path}")
         return found
-
-    @contextmanager
-    def _locked(self, path: str) -> Iterator[None]:
-        """Keep this machine's other receivers away from a name and its numbered names.
-
-        Every name has a byte of its own in a file that stays empty. The lock belongs to the open
-        file, not to the process, so that threads take turns too; it ends with the process.
-        """
-        place = sha256(f"{self._url}\0{original(path)}".encode()).digest()[:7]
-        byte = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, int.from_bytes(place), 1, 0)
-        with storage_errors():
-            locks = self._open_locks()
-        if locks is None:
-            yield
-            return
-        try:
-            with storage_errors():
-                fcntl.fcntl(locks, fcntl.F_OFD_SETLKW, byte)
-            yield
-        finally:
-            os.close(locks)
-
-    def _open_locks(self) -> int | None:
-        """Open the file of locks; None where it is not ours alone and conditions are enough.
-
-        In /var/tmp anybody may have put something in its place, or hold a lock on that for ever.
-        """
-        path = self.spool / f".kazoo-receiver-{os.geteuid()}.locks"
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        try:
-            locks = os.open(path, flags, 0o600)
-        except OSError as error:
-            if error.errno not in _NOT_OURS:
-                raise
-        else:
-            status = os.fstat(locks)
-            is_ours = status.st_uid == os.geteuid() and not status.st_mode & 0o077
-            if S_ISREG(status.st_mode) and is_ours:
-                return locks
-            os.close(locks)
-        if self._bucket.conditional:
-            return None
-        raise StorageFailed(f"{path} is not this user's alone: set TMPDIR to a folder that is")
 
 
 def _may_be(etag: str, wanted: str) -> bool:
