@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta, PutMode
 
 ATTEMPTS = 100  # to publish under a name that others keep taking meanwhile
+_UNKEYED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # the last are bytes that are not UTF-8
 PATIENCE = 3.0  # seconds for an upload elsewhere to let its recording follow its metadata
 
 log = logging.getLogger(__name__)
@@ -313,7 +314,7 @@ class BucketStorage(BackEnd):
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
         folder = prefix.rpartition("/")[0]
         latest, bare = "", set()
-        for each in self._bucket.scan(folder and _key(folder)):
+        for each in self._bucket.scan(folder and _key(folder), odd=odd):
             path, parts = each["path"], each["path"].split("/")
             if not path.startswith(prefix) or any(part.startswith(".") for part in parts):
                 continue
@@ -409,6 +410,8 @@ def _key(path: str) -> str:
     """The key of a stored path; one that object stores would change is none."""
     if not {"", ".", ".."}.isdisjoint(path.split("/")):
         raise StorageFailed(f"{path} leads out of the storage")
+    if _UNKEYED.search(path):
+        raise StorageFailed("a bucket takes no such name: rename it")
     return path
 
 

@@ -13,6 +13,7 @@ from ..core.naming import sidecar
 from ..errors import NameTaken, NotStored, ReceiverError, StorageFailed, StorageUnavailable
 from ..formats import SIDECARS
 from ..parts import Listed, Outcome, Storage
+from ..shown import shown
 from .parallel import THREADS, in_parallel
 from .paths import number_of, numbered, original
 from .sidecars import HOLD, from_json
@@ -91,8 +92,9 @@ def copy_all(
             done = outcome.result()
             report.copied += done is Outcome.CREATED
             report.identical += done is Outcome.IDENTICAL
-        except ReceiverError as error:
-            report.failed.append(f"{recording.path}: {error}")
+        except Exception as error:  # whatever it is, it ends no more than this one
+            why = error if isinstance(error, ReceiverError) else f"{type(error).__name__}: {error}"
+            report.failed.append(shown(f"{recording.path}: {why}"))
         progress(recording)
     return report
 
