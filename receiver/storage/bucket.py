@@ -44,8 +44,10 @@ from .paths import (
     newest_first,
     number_of,
     numbered,
+    older_beside,
     original,
     recording_of,
+    stems,
 )
 from .sidecars import HOLD
 from .trial import in_child
@@ -166,22 +168,36 @@ class BucketStorage(BackEnd):
         self._put(path, new, old.version)
         return Stored(Outcome.SUPERSEDED, path, kept_as.rpartition("/")[2])
 
+    def _adopt(self, path: str) -> None:
+        """Give what an earlier release put beside a recording the name that it has today."""
+        for kind in SIDECARS:
+            old, beside = older_beside(path, kind), sidecar(path, kind)
+            if old and (found := self._bucket.head(old)):
+                try:
+                    data = b"".join(self._bucket.read(old, found))
+                except Changed:  # another machine was faster
+                    continue
+                with suppress(Changed):  # that has come since is right
+                    self._put_sidecar(beside, data, found.describes, "create")
+                self._bucket.delete(old)
+
     def _around(self, path: str) -> dict[str, Found]:
         """What is at a stored path, as "", and what lies beside it, by its kind."""
+        self._adopt(path)
         keys = [path, *(sidecar(path, kind) for kind in SIDECARS)]
         found = zip(("", *SIDECARS), self._bucket.heads(keys), strict=True)
         return {kind: each for kind, each in found if each}
 
     def _older(self, name: str) -> "dict[str, ObjectMeta]":
         """The recordings that were superseded at a name, the newest first."""
-        stem = name.removesuffix(f".{extension_of(name)}")
         found = {}
-        for each in self._bucket.scan(name.rpartition("/")[0], after=f"{stem}~"):
-            path = each["path"]
-            if not path.startswith(f"{stem}~"):
-                break
-            if is_recording(path.rpartition("/")[2]) and original(path) == name:
-                found[path] = each
+        for stem in stems(name):
+            for each in self._bucket.scan(name.rpartition("/")[0], after=f"{stem}~"):
+                path = each["path"]
+                if not path.startswith(f"{stem}~"):
+                    break
+                if is_recording(path.rpartition("/")[2]) and original(path) == name:
+                    found[path] = each
         return {path: found[path] for path in newest_first(found)}
 
     def _among(
@@ -239,8 +255,10 @@ class BucketStorage(BackEnd):
         elif found:
             self._bucket.delete(key)
 
-    def _put_sidecar(self, key: str, data: bytes, describes: str, mode: "PutMode") -> None:
-        attributes = {"Content-Type": _media_type(key), "describes": describes}
+    def _put_sidecar(self, key: str, data: bytes, describes: str | None, mode: "PutMode") -> None:
+        attributes = {"Content-Type": _media_type(key)}
+        if describes:
+            attributes["describes"] = describes
         self._bucket.put(key, data, mode, attributes)
 
     def _settled_metadata(
@@ -357,6 +375,7 @@ class BucketStorage(BackEnd):
 
     def attach(self, path: str, kind: str, data: bytes, etag: str) -> None:
         with self._locks.locked(path):
+            self._adopt(path)
             found, beside = self._stored(path, etag), sidecar(path, kind)
             if not data:
                 self._bucket.delete(beside)

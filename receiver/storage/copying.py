@@ -16,7 +16,7 @@ from ..parts import Listed, Outcome, Storage
 from ..shown import shown
 from .parallel import THREADS, in_parallel
 from .paths import number_of, numbered, original
-from .sidecars import HOLD, from_json
+from .sidecars import HOLD, from_json, open_beside
 
 READ_SIZE = 256 * 1024  # bytes
 ATTEMPTS = 10  # at a recording that is superseded meanwhile, here or there
@@ -139,7 +139,7 @@ def _read(source: Storage, path: str, file: BinaryIO) -> _Original:
 
 
 def _beside(storage: Storage, path: str, kind: str) -> _Beside | None:
-    with suppress(NotStored), closing(storage.open(sidecar(path, kind))) as opened:
+    with suppress(NotStored), closing(open_beside(storage, path, kind)) as opened:
         return _Beside(b"".join(iter(lambda: opened.read(READ_SIZE), b"")), opened.modified)
     return None
 

@@ -8,7 +8,6 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
-from itertools import count, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,6 +44,7 @@ from .paths import (
     numbered,
     original,
     recording_of,
+    was_beside,
 )
 from .place import (
     LOST_AND_FOUND,
@@ -180,11 +180,16 @@ class DirectoryStorage(Folder, BackEnd):
         """The folders that are to have disks of their own."""
         return mounted_below(self.root)
 
-    def _require_mounted(self, folder: str) -> None:
-        """Raise `StorageUnavailable` where a folder's own disk is not mounted."""
+    def _why_unmounted(self, folder: str) -> str:
+        """What is to be done where a folder's own disk is not mounted; else ""."""
         for disk in self._disks:
             if f"{folder}/".startswith(f"{disk}/") and not os.path.ismount(self.root / disk):
-                raise StorageUnavailable(not_mounted(self.root / disk))
+                return not_mounted(self.root / disk)
+        return ""
+
+    def _require_mounted(self, folder: str) -> None:
+        if why := self._why_unmounted(folder):
+            raise StorageUnavailable(why)
 
     def place_of(self, folder: str) -> Path:
         """The folder, or as much of it as there is: another file system may be mounted there."""
@@ -242,8 +247,8 @@ class DirectoryStorage(Folder, BackEnd):
 
     def _scan(self, folder: str, prefix: str, odd: Callable[[str], object]) -> Iterator[Listed]:
         place = self.root / folder
-        if folder in self._disks and not os.path.ismount(place):
-            odd(f"{shown(folder)}: passed over: {not_mounted(place)}")
+        if why := self._why_unmounted(folder):
+            odd(f"{shown(folder)}: passed over: {shown(why)}")
             return
         try:
             with os.scandir(place) as found:
@@ -288,8 +293,10 @@ class DirectoryStorage(Folder, BackEnd):
         if about and not entry.is_file(follow_symlinks=False):
             return "passed over: it is no ordinary file"
         if about and has_extension(about) and entry.name.startswith(f"{about}~."):
+            if was_beside(entry.name):  # what was to be renamed, but may only be read
+                return ""
             name = about + entry.name[len(about) + 1 :]
-            return f"earlier releases named it so: rename it to {shown(name)}"
+            return f"nothing looks for it there: rename it to {shown(name)}"
         if (of := left_by(entry.name)) and not about and not self.is_read_only:
             return f"a crash left it of {shown(of)}, or another program made it: move it away"
         return ""
@@ -330,10 +337,9 @@ class DirectoryStorage(Folder, BackEnd):
             return []
         with storage_errors(), suppress(FileNotFoundError):
             with self.folder(folder, create=False) as parent, locked(parent):
-                older = [numbered(filename, n) for n in Versions(filename, parent).numbers()]
-                # Of `X.WAV`, earlier releases did not know the format, and numbered `X.WAV~1`.
-                old = (f"{filename}~{number}" for number in count(1))
-                older += takewhile(lambda name: exists(name, parent), old)
+                versions = Versions(filename, parent)
+                older = [numbered(filename, n) for n in versions.numbers()]
+                older += versions.older_numbered()
                 there = [name for name in (filename, *older) if is_file(name, parent)]
                 return [folder + slash + name for name in dict.fromkeys(there)]
         return []
@@ -388,6 +394,7 @@ class DirectoryStorage(Folder, BackEnd):
         """Remove what lies beside the place of a recording that is gone."""
         folder, _, filename = path.rpartition("/")
         with storage_errors(), self.folder(folder, create=False) as parent, locked(parent):
+            self.settle(filename, parent)
             if exists(filename, parent):
                 raise NotStored(f"another recording is stored as {path}")
             if exists(sidecar(filename, HOLD), parent):
