@@ -33,6 +33,11 @@ class Report:
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def is_uncompared(self) -> bool:
+        """Whether there are recordings, but none could be compared with anything."""
+        return 0 < self.read == self.without
+
     def odd(self, line: str) -> None:
         self.wrong.append(f"unreadable: {line}")
 

@@ -5,6 +5,7 @@ They stored `CALL` for what is `CALL~` today, and knew no endings in capitals: t
 """
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,7 +21,9 @@ from receiver.retention.purge import purge
 from receiver.retention.verify import verify
 from receiver.storage import open_storage, sidecars
 from receiver.storage.copying import copy_all
-from support.retention import attach, in_days
+from receiver.storage.paths import extension_of, original, url_of
+from support.paths import TESTS
+from support.retention import ACCOUNT, attach, in_days
 from support.storages import publish
 
 STORED = {
@@ -41,7 +44,7 @@ BESIDE = {
     "Y.WAV~.txt": b"words",
 }
 STORAGES = ["directory", "sqlite", "s3", "postgresql", "mariadb"]
-pytestmark = pytest.mark.parametrize("backend", STORAGES, indirect=True)
+each_storage = pytest.mark.parametrize("backend", STORAGES, indirect=True)
 CAPITALS = RecordingName("", "Y", "WAV")
 
 
@@ -97,10 +100,12 @@ def contents(storage: Storage) -> dict[str, bytes]:
     return found
 
 
+@each_storage
 def test_they_are_listed_and_read(earlier):
     assert contents(earlier) == STORED
 
 
+@each_storage
 @pytest.mark.parametrize(
     ("name", "path"),
     [
@@ -116,6 +121,7 @@ def test_a_retry_is_answered_as_identical(earlier, name, path):
     assert contents(earlier) == STORED
 
 
+@each_storage
 def test_a_late_retry_of_what_was_numbered_otherwise_is_identical(earlier):
     result = publish(earlier, b"w1", RecordingName("", "X", "WAV"))
     assert (result.outcome, result.path) == ("identical", "X.WAV")
@@ -123,6 +129,7 @@ def test_a_late_retry_of_what_was_numbered_otherwise_is_identical(earlier):
     assert earlier.versions("X.WAV") == ["X.WAV", "X.WAV~1"]
 
 
+@each_storage
 @pytest.mark.parametrize("name", ["bare", "X.WAV~1", "abc.mp3"])
 def test_a_hold_is_on_every_version(earlier, name):
     family = [path for path in STORED if path[0] == name[0]]
@@ -133,6 +140,7 @@ def test_a_hold_is_on_every_version(earlier, name):
     assert contents(earlier) == {path: STORED[path] for path in family}
 
 
+@each_storage
 def test_erasure_finds_whole_families(earlier):
     wanted = Wanted(number="15551234567")
     found = find(earlier, wanted)
@@ -143,6 +151,7 @@ def test_erasure_finds_whole_families(earlier):
     assert set(contents(earlier)) == {"ACCOUNT/DOC/NAME", "abc.mp3", "abc~2.mp3", "X.WAV"}
 
 
+@each_storage
 def test_a_copy_has_them_under_the_same_names(earlier, tmp_path):
     copied = open_storage(str(tmp_path / "copied"))
     report = copy_all(earlier, copied)
@@ -150,6 +159,7 @@ def test_a_copy_has_them_under_the_same_names(earlier, tmp_path):
     assert contents(copied) == STORED
 
 
+@each_storage
 class TestEndingsInCapitals:
     def test_a_hold_counts_until_it_is_released(self, started):
         assert [(each.path, each.reason) for each in holds(started)] == [("Y.WAV", "case 17")]
@@ -186,3 +196,52 @@ class TestEndingsInCapitals:
 
     def test_it_is_verified(self, started):
         assert verify(started, None, time.time()).wrong == []
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+class TestWritten:
+    """A database that commit d00f390 wrote: versions, sidecars, holds, long names and odd ones."""
+
+    HELD = ("held.mp3", "held~1.mp3", "heldbare", "heldbare~1", "heldcap.WAV", "heldcap.WAV~1")
+
+    @pytest.fixture
+    def written(self, backend, tmp_path) -> Iterator[Storage]:
+        with closing(sqlite3.connect(tmp_path / "recordings.sqlite")) as connection, connection:
+            connection.executescript((TESTS / "data" / "earlier.sql").read_text())
+        with opened(backend.url) as storage:
+            yield storage
+
+    def test_every_recording_is_read_and_a_retry_of_it_known(self, written):
+        before = contents(written)
+        assert len(before) == 37
+        for path, data in before.items():
+            if url := url_of(path) or url_of(original(path)):
+                name = RecordingName.parse(url)
+            else:  # too long for its Call-ID to be told by the path
+                name = RecordingName("", path[0] * 300, extension_of(path))
+            assert publish(written, data, name).outcome == "identical"
+        assert contents(written) == before
+
+    def test_holds_and_ages_count(self, written):
+        assert sorted(each.path for each in holds(written)) == sorted(self.HELD)
+        report = purge(written, None, {"": 1}, in_days(9))
+        assert (sorted(report.held), report.failed) == (sorted(self.HELD), [])
+        assert sorted(contents(written)) == sorted(self.HELD)
+
+    def test_a_number_is_erased_wherever_it_is_told(self, written):
+        wanted = Wanted(number="15551234567")
+        found = find(written, wanted)
+        failed = erase(written, None, None, wanted, found, lambda receipt: None)
+        assert sorted(line.partition(":")[0] for line in failed) == sorted(self.HELD)
+        # What took the name of one that went, and tells no number of its own.
+        later = [f"{ACCOUNT}/USER/abc@10.0.0.1{n}.mp3" for n in ("", "~2")]
+        assert sorted(line.partition(":")[0] for line in found.unclear) == later
+        assert sorted(contents(written)) == sorted([*self.HELD, *later])
+        assert verify(written, None, time.time()).wrong == []
+
+    def test_it_is_copied_whole(self, written, tmp_path):
+        copied = open_storage(str(tmp_path / "copied"))
+        assert copy_all(written, copied).failed == []
+        assert contents(copied) == contents(written)
+        assert sorted(copied.sidecars()) == sorted(written.sidecars())
+        assert copy_all(written, copied).copied == 0
