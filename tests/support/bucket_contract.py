@@ -468,6 +468,19 @@ class BucketContract(StorageContract):
             f"{kept}.vtt": b"vtt",
         }
 
+    def test_names_that_no_bucket_takes_end_no_copy(self, storage, tmp_path):
+        source = open_storage(str(tmp_path / "source"))
+        for name in (b"a.mp3", b"esc\x1b.mp3", b"line\nbreak.mp3", b"\xfc.mp3", b"z.mp3"):
+            Path(os.fsdecode(bytes(source.root) + b"/" + name)).write_bytes(name)
+        report = copying.copy_all(source, storage)
+        assert (report.copied, sorted(self.read())) == (2, ["a.mp3", "z.mp3"])
+        assert sorted(each.partition(": ")[0] for each in report.failed) == [
+            r"\xfc.mp3",
+            r"esc\x1b.mp3",
+            r"line\nbreak.mp3",
+        ]
+        assert all("a bucket takes no such name: rename it" in each for each in report.failed)
+
     def test_hidden_and_foreign_objects_are_not_listed(self, storage):
         publish(storage, b"audio")
         for key in (".hidden/x.mp3", "A/.x.mp3", "A/.x.mp3.json"):
