@@ -24,7 +24,7 @@ KEY, SECRET = "receiver", "wJalrXUtnFEMIsecretEXAMPLEKEY"
 REGION = "us-east-1"
 # moto's own program serves requests in threads, where its check of a condition and what follows
 # are two steps. Served one after the other, its requests are atomic, as those of real servers are.
-# It also looks through all of moto's services for each request, which takes longer than S3's answer.
+# It also looks for the service of each request, which takes longer than what S3 does then.
 MOTO = """
 import sys
 from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
