@@ -68,7 +68,7 @@ def _base(char: str) -> str:
         return "-"
     if category[0] == "L" and " WITH " in (name := unicodedata.name(char, "")):
         try:
-            return _base(unicodedata.lookup(name.partition(" WITH ")[0]))
+            return folded(unicodedata.lookup(name.partition(" WITH ")[0]))
         except KeyError:
             pass
     return char
