@@ -50,7 +50,7 @@ from .paths import (
     original,
     recording_of,
 )
-from .sidecars import HOLD
+from .sidecars import HOLD, LONGEST
 from .trial import in_child
 
 if TYPE_CHECKING:
@@ -313,6 +313,18 @@ class BucketStorage(BackEnd):
             link=lambda: self._bucket.link(key),
             noted=found.digest or "",
         )
+
+    def open_described(self, path: str) -> tuple[Recording, bytes | None]:
+        recording, key = self.open(path), sidecar(path, "json")
+        about = self._bucket.head(key)
+        if not about:
+            return recording, b""
+        if about.describes and recording.noted and about.describes != recording.noted:
+            return recording, None
+        try:
+            return recording, b"".join(self._bucket.read(key, about))[:LONGEST]
+        except Changed:  # another is about to take the name
+            return recording, None
 
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
         folder = prefix.rpartition("/")[0]
