@@ -141,7 +141,7 @@ def test_gunicorn_command_starts_the_same(tmp_path):
     assert settings["worker_class"] == "receiver.gunicorn_worker.Worker"
     assert settings["forwarder_headers"] == "[]"
     assert settings["control_socket_disable"] == "True"
-    assert settings["limit_request_line"] == "8190"
+    assert settings["limit_request_line"] == "16380"
 
 
 def test_help_is_gunicorns(tmp_path):

@@ -161,14 +161,14 @@ def _respond(path: str, recording: Recording, may_hand_over: bool) -> Response:
     if request.method != "GET":  # for which no range is defined (RFC 9110 section 14.2)
         recording.close()
         return response
-    if may_hand_over and not any(name in headers for name in _JUDGED_HERE):
-        if _hand_to_server(response, path, recording):
-            return response
 
     def is_alone() -> bool:  # two of one call may come within the same second
         return len(parts().storage.versions(path)) == 1
 
     asked = asked_range(headers, recording.size, etag, modified, is_alone)
+    if may_hand_over and not any(name in headers for name in _JUDGED_HERE):
+        if _hand_to_server(response, path, recording):
+            return response
     # The server's own wrapper is fast, but would read all that comes before a range.
     wrap = FileWrapper if asked else partial(wrap_file, request.environ)
     response.response = wrap(recording.file)
