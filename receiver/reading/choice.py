@@ -29,7 +29,7 @@ def asked_id(query: MultiDict[str, str]) -> str:
     for field in _ASKED:
         for value in reversed(query.getlist(field)):
             if value:
-                return value
+                return _plain(value)
     return ""
 
 
@@ -82,8 +82,12 @@ def _id_of(about: bytes) -> str:
         told.get("id"),
         in_channel or told.get(f"{_VARIABLES}[{IN_CHANNEL}]"),
     )
-    # As in queries, a plus stands for a space.
-    return next((str(each).replace("+", " ") for each in found if _is_id(each)), "")
+    return next((_plain(str(each)) for each in found if _is_id(each)), "")
+
+
+def _plain(id_: str) -> str:
+    """An id as it can be compared: in some of Kazoo's queries, a plus stands for a space."""
+    return id_.replace("+", " ")
 
 
 def _is_id(value: object) -> bool:
