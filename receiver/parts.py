@@ -171,8 +171,8 @@ class Storage(Protocol):
     def open_described(self, path: str) -> tuple[Recording, bytes | None]:
         """Open the recording at `path`, or raise `NotStored`, and read its `NAME.json`.
 
-        Both are of the same moment. There is b"" for no metadata, and None where those at its
-        place are of another recording, which is about to take its name.
+        Both are of the same moment. There is b"" for no metadata, and None where another recording
+        is about to take the name, so that what lies beside this one may be that one's.
         """
 
     @abstractmethod
