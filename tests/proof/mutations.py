@@ -550,15 +550,15 @@ MUTATIONS = [
     Mutation(
         "comparison of the secret",
         ACCESS,
-        "if self._matches(expected, secret) and user in known:",
+        "if self._matches(expected, secret, is_read_back) and user in known:",
         "if user in known:",
         ("test_access.py",),
     ),
     Mutation(
         "comparison of the user",
         ACCESS,
-        "if self._matches(expected, secret) and user in known:",
-        "if self._matches(expected, secret):",
+        "if self._matches(expected, secret, is_read_back) and user in known:",
+        "if self._matches(expected, secret, is_read_back):",
         ("test_access.py",),
     ),
     Mutation(

@@ -612,7 +612,25 @@ class BucketContract(StorageContract):
     def test_receiver_lets_the_bucket_answer(self, start):
         receiver = start(storage=self.url, readers="kazoo:secret", redirect_reads="1")
         assert receiver.put("/A/call_recording_x.mp3", b"audio").status == 201
-        answer = receiver.request("GET", "/A/call_recording_x.mp3", headers=READER)
+        browser = READER | {"User-Agent": "curl/7.88.1"}
+        answer = receiver.request("GET", "/A/call_recording_x.mp3", headers=browser)
         assert answer.status == 302
         with urllib.request.urlopen(answer.headers["Location"]) as direct:
             assert (direct.read(), direct.headers["Content-Type"]) == (b"audio", "audio/mpeg")
+
+    @pytest.mark.parametrize("headers", [{}, {"te": ""}, {"User-Agent": ""}])
+    def test_client_that_would_send_its_credentials_there_is_served(self, start, headers):
+        """Kazoo's: it has no User-Agent, follows a 302 by itself and forwards Authorization."""
+        receiver = start(storage=self.url, readers="kazoo:secret", redirect_reads="1")
+        for id_ in "AB":
+            target = f"/A/call_recording_x.mp3?recording_id={id_}"
+            assert receiver.put(target, id_.encode()).status in (200, 201)
+        for id_ in "AB":
+            target = f"/A/call_recording_x.mp3?id={id_}"
+            answer = receiver.request("GET", target, headers=READER | headers)
+            assert (answer.status, answer.body) == (200, id_.encode())
+            browser = READER | {"User-Agent": "Mozilla/5.0", "If-None-Match": "*"}
+            answer = receiver.request("GET", target, headers=browser)
+            assert answer.status == 302
+            with urllib.request.urlopen(answer.headers["Location"]) as direct:
+                assert direct.read() == id_.encode()

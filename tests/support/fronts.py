@@ -53,6 +53,7 @@ class Front(Storing):
         self.storage = self.folder / "recordings"
         self.storage.mkdir(exist_ok=True)
         self.log_path = self.folder / "error.log"
+        self.access_log_path = self.folder / "recordings.log"
 
     def run(self, *command: str | Path, **environ: str) -> None:
         with (self.folder / "output").open("ab") as output:
@@ -144,6 +145,7 @@ class Nginx(NginxServer):
                 "/run/kazoo-receiver.sock": self.receiver.socket,
                 "/srv/recordings/.handover": bodies,
                 "/srv/recordings/": f"{self.storage}/",
+                "/var/log/nginx/recordings.log": self.access_log_path,
             },
         )
         if handover:
@@ -189,7 +191,7 @@ class Apache(Front):
             """
         (self.folder / "apache.conf").write_text(conf + site)
         command = [need(self.program), "-D", "FOREGROUND", "-f", self.folder / "apache.conf"]
-        self.run(*command, **environ)
+        self.run(*command, APACHE_LOG_DIR=str(self.folder), **environ)
 
     def let_in(self) -> None:
         """Give the storage to Apache's user, whose processes write it."""
