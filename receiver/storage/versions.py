@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
-from itertools import count
+from itertools import count, takewhile
 from typing import BinaryIO
 
 from ..core.naming import sidecar
@@ -23,9 +23,10 @@ from ..core.publish import (
     is_in,
     link_file,
     open_recording,
+    remove,
 )
 from ..formats import SIDECARS
-from .paths import NEW, gone, keep, number_of, numbered
+from .paths import NEW, gone, keep, number_of, numbered, older_beside, stems
 
 NOTHING = b"{}\n"  # metadata that are none
 SAMPLE = 128 * 1024  # bytes, at either end of a recording
@@ -50,6 +51,7 @@ class Versions:
 
     def settle(self) -> None:
         """Finish what a crash left of a deletion; finish or undo what it left of superseding."""
+        self._adopt()
         new = numbered(self._filename, NEW)
         if exists(gone(self._filename), self._folder):
             if not exists(self._filename, self._folder):
@@ -66,6 +68,16 @@ class Versions:
         if exists(sidecar(new, "json"), self._folder):
             self._remove(sidecar(new, "json"))
 
+    def _adopt(self) -> None:
+        """Give what an earlier release put beside the recording the name that it has today."""
+        for kind in SIDECARS:
+            old, beside = older_beside(self._filename, kind), sidecar(self._filename, kind)
+            if old and exists(old, self._folder):
+                if exists(beside, self._folder):
+                    self._remove(old)
+                else:
+                    self._replace(old, beside)
+
     def holds(self, file: BinaryIO) -> str:
         """The ETag of the recording of the name, or of a number, that durably holds the bytes.
 
@@ -73,16 +85,26 @@ class Versions:
         """
         if etag := is_in(file, self._filename, self._folder):
             return etag
-        return (self._find(file) or ("", ""))[1]
+        if found := self._find(file):
+            return found[1]
+        return next(
+            filter(None, (is_in(file, old, self._folder) for old in self.older_numbered())), ""
+        )
 
     def etags(self, size: int) -> set[str]:
         """The ETags of the recordings of a size."""
         numbers = re.findall(rb"^([0-9]+) %d " % size, self._older, re.MULTILINE)
         found = set()
-        for path in (self._filename, *(numbered(self._filename, int(n)) for n in numbers)):
+        paths = (numbered(self._filename, int(n)) for n in numbers)
+        for path in (self._filename, *paths, *self.older_numbered()):
             with suppress(FileNotFoundError):
                 found.add(etag_of(os.lstat(path, dir_fd=self._folder)))
         return found
+
+    def older_numbered(self) -> list[str]:
+        """The recordings that earlier releases numbered `X.WAV~1`, for not knowing the ending."""
+        names = (f"{stem}~{n}" for stem in stems(self._filename)[1:] for n in count(1))
+        return list(takewhile(lambda name: exists(name, self._folder), names))
 
     def supersede(self, file: BinaryIO, beside: BinaryIO) -> str:
         """Give the name to `file`; return the numbered name of the recording that had it.
@@ -224,8 +246,7 @@ class Versions:
         os.replace(old, new, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
     def _remove(self, filename: str) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(filename, dir_fd=self._folder)
+        remove(filename, self._folder)
 
 
 def _sample(file: BinaryIO) -> bytes:
