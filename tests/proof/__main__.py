@@ -46,6 +46,7 @@ PARTS = (
     Part("races"),
     Part("fuzz_parsers", ("--minutes=1",)),
     Part("full"),
+    Part("jobs", ("--seconds=10", "--rounds=5")),
     Part("timing"),
     Part("audit"),
 )
