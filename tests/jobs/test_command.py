@@ -18,7 +18,6 @@ from receiver.jobs.event import JobFailed
 from receiver.storage import open_storage
 from support.hooks import AUDIO, DIGEST, PATH, TOLD, store, work
 from support.paths import PROJECT
-from support.queues import Worker
 from support.waiting import wait_for
 
 
@@ -94,7 +93,7 @@ class TestCommand:
 
     @pytest.mark.parametrize("kind", ["folder", "database"])
     def test_what_a_killed_worker_left_is_removed_by_the_next_and_by_an_erasure(
-        self, start, tmp_path, kind, monkeypatch
+        self, start, tmp_path, kind, monkeypatch, start_worker
     ):
         url = str(tmp_path / "recordings")
         if kind == "database":
@@ -108,7 +107,7 @@ class TestCommand:
         start(**settings).put("/kzr/call_recording_x.mp3", AUDIO)
         (tmp_path / "shift").write_text("0")
         for sweeper in ("worker", "erasure"):
-            worker = Worker(tmp_path, tmp_path / "shift", **settings)
+            worker = start_worker(tmp_path / "shift", **settings)
             wait_for(begun.exists)
             begun.unlink()
             left = left_in(tmp_path / "recordings")
@@ -116,7 +115,7 @@ class TestCommand:
             worker.kill()
             assert left_in(tmp_path / "recordings") == left
             if sweeper == "worker":
-                another = Worker(tmp_path, **settings | {"on_stored": "true"})
+                another = start_worker(**settings | {"on_stored": "true"})
                 wait_for(lambda: left_in(tmp_path / "recordings") == [])
                 another.kill()
             else:

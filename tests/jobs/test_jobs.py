@@ -21,7 +21,7 @@ from receiver.jobs.queue import TRIES
 from receiver.storage import open_storage
 from receiver.storage.paths import numbered
 from support.paths import PROJECT
-from support.queues import Log, Worker, drain, open_jobs
+from support.queues import Log, drain, open_jobs
 from support.storages import publish
 from support.tracing import traced
 from support.waiting import wait_for
@@ -91,7 +91,7 @@ class TestVeryBytes:
         with pytest.raises(NotStored):
             open_recording(storage, event)
 
-    def test_copy_of_the_storage_keeps_its_jobs(self, start, tmp_path):
+    def test_copy_of_the_storage_keeps_its_jobs(self, start, tmp_path, start_worker):
         """The queue lies in the folder, and its jobs find what was copied with it."""
         settings = {"storage": tmp_path / "recordings"}
         settings["on_stored"] = f"sh -c 'cat \"$RECORDING_PATH\" >> {tmp_path}/out'"
@@ -102,7 +102,7 @@ class TestVeryBytes:
         copy = tmp_path / "copy"
         subprocess.run(["cp", "-a", settings["storage"], copy], check=True)
         shutil.rmtree(settings["storage"])
-        worker = Worker(tmp_path, **settings | {"storage": copy})
+        worker = start_worker(**settings | {"storage": copy})
         wait_for(lambda: worker.log.count(" done") == 2)
         worker.stop()
         assert sorted((tmp_path / "out").read_text().split(",")) == ["", "one", "two"]
@@ -217,14 +217,14 @@ class TestSender:
             assert (answer.status, answer.line[:24]) == (503, "the queue of jobs cannot")
 
     def test_figures_tell_what_waits_and_that_no_worker_was_started(
-        self, receiver, settings, tmp_path
+        self, receiver, settings, tmp_path, start_worker
     ):
         receiver.put("/kzr/x.mp3", b"A")
         figures = receiver.request("GET", "/metrics").text
         assert 'receiver_jobs_waiting{kind="command"} 1.0' in figures
         assert 'receiver_jobs_given_up{kind="command"} 0.0' in figures
         assert "receiver_jobs_worker_timestamp_seconds 0.0" in figures
-        worker = Worker(tmp_path, **settings)
+        worker = start_worker(**settings)
         wait_for(lambda: " done" in worker.log)
         figures = receiver.request("GET", "/metrics").text
         worker.stop()
@@ -296,7 +296,7 @@ class TestDatabase:
 class TestWorker:
     """The worker does the work, and `jobs` tells what is left of it."""
 
-    def test_command_is_run_for_what_is_stored(self, start, tmp_path):
+    def test_command_is_run_for_what_is_stored(self, start, tmp_path, start_worker):
         out = tmp_path / "out"
         settings = {
             "storage": tmp_path / "recordings",
@@ -307,7 +307,7 @@ class TestWorker:
         first, second = flask(settings, "jobs").stdout.splitlines()
         assert first == "1 waiting, 0 given up"
         assert second == "no worker has worked yet: start kazoo-receiver worker"
-        worker = Worker(tmp_path, **settings)
+        worker = start_worker(**settings)
         wait_for(lambda: out.exists() and out.read_bytes() == b"audio")
         wait_for(lambda: "job command of x.mp3 done" in worker.log)
         result = flask(settings, "jobs")
@@ -333,32 +333,34 @@ class TestWorker:
         assert flask(settings, "jobs", "retry").stdout == "1 enqueued again\n"
         assert "1 waiting, 0 given up" in flask(settings, "jobs").stdout
 
-    def test_jobs_of_a_kind_without_its_setting_wait_and_are_shown(self, start, tmp_path):
+    def test_jobs_of_a_kind_without_its_setting_wait_and_are_shown(
+        self, start, tmp_path, start_worker
+    ):
         settings = {"storage": tmp_path / "recordings", "on_stored": "true"}
         start(**settings).put("/kzr/x.mp3", b"A")
         storage = {"storage": settings["storage"]}
-        worker = Worker(tmp_path, **storage, checksums="yes")
+        worker = start_worker(**storage, checksums="yes")
         wait_for(lambda: "1 jobs of kind command wait: no setting asks for that" in worker.log)
         assert worker.stop() == 0
         told = "1 of kind command wait until the settings ask for that again"
         for without in (storage, storage | {"checksums": "yes"}):
             assert told in flask(without, "jobs").stdout
-        worker = Worker(tmp_path, **settings)
+        worker = start_worker(**settings)
         wait_for(lambda: "job command of x.mp3 done" in worker.log)
         worker.stop()
 
-    def test_a_command_that_fails_is_one_line_of_the_log(self, start, tmp_path):
+    def test_a_command_that_fails_is_one_line_of_the_log(self, start, tmp_path, start_worker):
         settings = {"storage": tmp_path / "recordings", "on_stored": "false"}
         start(**settings).put("/kzr/x.mp3", b"A")
-        worker = Worker(tmp_path, **settings)
+        worker = start_worker(**settings)
         wait_for(lambda: "failed" in worker.log)
         worker.stop()
         lines = [line for line in worker.log.splitlines() if not line.startswith("storage: ")]
         assert lines == ["WARNING job command of x.mp3 failed: exit status 1"]
 
-    def test_worker_with_nothing_to_do_says_so(self, tmp_path):
+    def test_worker_with_nothing_to_do_says_so(self, tmp_path, start_worker):
         open_storage(str(tmp_path / "recordings"))
-        worker = Worker(tmp_path, storage=tmp_path / "recordings")
+        worker = start_worker(storage=tmp_path / "recordings")
         assert worker.process.wait(20) == 1
         assert worker.log.endswith("nothing is to be done after storing: see KZR_ON_STORED\n")
 
@@ -368,13 +370,13 @@ class TestWorker:
         assert "Error: there is no queue of jobs in" in result.stderr
         assert not (storage.root / ".queue.sqlite").exists()
 
-    def test_what_runs_at_a_stop_is_finished(self, start, tmp_path):
+    def test_what_runs_at_a_stop_is_finished(self, start, tmp_path, start_worker):
         settings = {
             "storage": tmp_path / "recordings",
             "on_stored": f"sh -c 'touch {tmp_path}/begun; sleep 1; touch {tmp_path}/ended'",
         }
         start(**settings).put("/kzr/x.mp3", b"A")
-        worker = Worker(tmp_path, **settings)
+        worker = start_worker(**settings)
         wait_for(lambda: (tmp_path / "begun").exists())
         assert worker.stop() == 0
         assert (tmp_path / "ended").exists()
@@ -446,7 +448,7 @@ class TestEarlier:
         ],
     )
     @pytest.mark.parametrize("kind", ["receiver", "worker"])
-    def test_one_with_jobs_stops_the_start(self, storage, waits, kind):
+    def test_one_with_jobs_stops_the_start(self, storage, waits, kind, start_worker):
         path = storage.root / ".queue.sqlite"
         self.make(path, waits)
         settings = {"storage": storage.root, "on_stored": "true"}
@@ -454,7 +456,7 @@ class TestEarlier:
             result = start_alone(**settings)
             line = result.stderr.splitlines()[-1]
         else:
-            worker = Worker(storage.root.parent, **settings)
+            worker = start_worker(**settings)
             assert worker.process.wait(20) == 1
             line = worker.log.splitlines()[-1]
         assert f"{path} holds 1 jobs of an earlier release: let its worker do them" in line

@@ -97,7 +97,9 @@ def urls(request, tmp_path) -> dict[str, object]:
     return {"storage": url, "queue": url}
 
 
-def test_every_acknowledged_recording_has_its_jobs_done(start, tmp_path, urls, monkeypatch):
+def test_every_acknowledged_recording_has_its_jobs_done(
+    start, tmp_path, urls, monkeypatch, start_worker
+):
     monkeypatch.setenv("JOBS_TEST_LOG", str(tmp_path / "commands"))
     shift = tmp_path / "shift"
     shift.write_text("0")
@@ -110,7 +112,7 @@ def test_every_acknowledged_recording_has_its_jobs_done(start, tmp_path, urls, m
         "min_free": "0",
     }
     receiver = start("--workers=2", **settings)
-    workers = [Worker(tmp_path, shift, **settings) for _ in range(2)]
+    workers = [start_worker(shift, **settings) for _ in range(2)]
     stop = threading.Event()
     senders = [Sender(receiver, number, stop) for number in range(CLIENTS)]
     for sender in senders:
