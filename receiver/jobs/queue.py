@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..errors import StorageUnavailable
@@ -90,9 +91,11 @@ class Queue:
         self._is_ready = False
         self._lock, self._turn = threading.Lock(), threading.Lock()
         self._batch = _Batch()
+        self._writer: PoolProxiedConnection | None = None  # whoever has the turn uses it
 
     def close(self) -> None:
         """Close the connections; others are opened when it is used again."""
+        self._close_writer()
         self._database.engine.dispose()
 
     def prepare(self) -> None:
@@ -324,32 +327,37 @@ class Queue:
             self._change(lambda connection: _insert(connection, rows))
             return
         with self._errors():
-            self._make_ready()
+            if self._writer is None or not self._database.is_current(self._writer.info):
+                self._close_writer()
+                self._make_ready()
+                self._writer = self._database.engine.raw_connection()
             statement = _insertion(self._database.engine.dialect)
-            connection = self._database.engine.raw_connection()
+            driver = cast(sqlite3.Connection, self._writer.driver_connection)
             try:
-                driver = cast(sqlite3.Connection, connection.driver_connection)
                 driver.execute("BEGIN IMMEDIATE")
                 driver.executemany(statement.string, _parameters(statement, rows))
                 driver.execute("COMMIT")
-            finally:
-                connection.close()
-            self._require_file()
+            except BaseException:
+                self._close_writer()  # which rolls back
+                raise
+            if not self._database.is_current(self._writer.info):
+                raise Busy("its file was removed")
+
+    def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer:
+            writer.close()
 
     def _make_ready(self) -> None:
         if not self._is_ready or self._database.is_missing():
             self._prepare()
 
-    def _require_file(self) -> None:
-        """Raise where the file was removed meanwhile: what was written to it is lost."""
-        if self._database.is_missing():
-            raise Busy("its file was removed")
-
     def _change(self, work: Callable[[sa.Connection], T]) -> T:
         with self._errors():
             self._make_ready()
             result = self._database.transaction(work)
-            self._require_file()
+            if self._database.is_missing():  # and what was written is lost
+                raise Busy("its file was removed")
             return result
 
     def _read(self, work: Callable[[sa.Connection], T]) -> T:

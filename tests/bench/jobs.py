@@ -16,7 +16,7 @@ from support.needs import need
 from support.receivers import Receiver
 
 LOADS = {"300 KB": 300_000, "20 KB": 20_000}  # bytes, by name
-IMAGE = 4 << 30  # bytes; it is sparse
+IMAGE = 8 << 30  # bytes; it is sparse
 WITH: dict[str, dict[str, object]] = {"nothing": {}, "one job each": {"on_stored": "true"}}
 # What Kazoo's master tells of a call in the URL.
 TOLD = {
