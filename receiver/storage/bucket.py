@@ -49,7 +49,7 @@ from .paths import (
     recording_of,
     stems,
 )
-from .sidecars import HOLD
+from .sidecars import HOLD, LONGEST
 from .trial import in_child
 
 if TYPE_CHECKING:
@@ -328,6 +328,27 @@ class BucketStorage(BackEnd):
             link=lambda: self._bucket.link(key),
             noted=found.digest or "",
         )
+
+    def open_described(self, path: str) -> tuple[Recording, bytes | None]:
+        recording, key = self.open(path), sidecar(path, "json")
+        about = self._bucket.head(key)
+        if not about:
+            is_kept = recording.noted and path == original(path) and self._is_kept(path, recording)
+            return recording, None if is_kept else b""
+        if about.describes and recording.noted and about.describes != recording.noted:
+            return recording, None
+        try:
+            return recording, b"".join(self._bucket.read(key, about))[:LONGEST]
+        except Changed:  # another is about to take the name
+            return recording, None
+
+    def _is_kept(self, path: str, newest: Recording) -> bool:
+        """Whether a recording has its number already, because another is about to take its name.
+
+        Then its metadata are only there, where the other has none.
+        """
+        older = self._older(path)
+        return bool(self._among(older, newest.size, newest.noted, lambda: newest.etag))
 
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
         folder = prefix.rpartition("/")[0]

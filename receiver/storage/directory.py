@@ -57,7 +57,7 @@ from .place import (
     not_mounted,
     unmounted,
 )
-from .sidecars import HOLD
+from .sidecars import HOLD, LONGEST
 from .versions import NOTHING, Versions
 
 logger = logging.getLogger(__name__)
@@ -193,6 +193,8 @@ class DirectoryStorage(Folder, BackEnd):
 
     def place_of(self, folder: str) -> Path:
         """The folder, or as much of it as there is: another file system may be mounted there."""
+        if not folder:
+            return self.root
         place = self.root / folder
         while place != self.root and not place.is_dir():
             place = place.parent
@@ -239,7 +241,21 @@ class DirectoryStorage(Folder, BackEnd):
                 if error.errno not in _ABSENT:
                     raise
                 raise NotStored(f"no recording is stored as {path}") from None
-            status = os.fstat(file.fileno())
+            return self._recording(file, path)
+
+    def open_described(self, path: str) -> tuple[Recording, bytes | None]:
+        with self._stored(path, "") as (parent, filename):
+            try:
+                with open_recording(sidecar(filename, "json"), parent) as about:
+                    told = about.read(LONGEST)
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                told = b""
+            return self._recording(open_recording(filename, parent), path), told
+
+    def _recording(self, file: BinaryIO, path: str) -> Recording:
+        status = os.fstat(file.fileno())
         return Recording(file, status.st_size, status.st_mtime, etag_of(status), self.root / path)
 
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
@@ -335,14 +351,18 @@ class DirectoryStorage(Folder, BackEnd):
         folder, slash, filename = original(path).rpartition("/")
         if not is_recording(filename):
             return []
-        with storage_errors(), suppress(FileNotFoundError):
-            with self.folder(folder, create=False) as parent, locked(parent):
-                versions = Versions(filename, parent)
-                older = [numbered(filename, n) for n in versions.numbers()]
-                older += versions.older_numbered()
-                there = [name for name in (filename, *older) if is_file(name, parent)]
-                return [folder + slash + name for name in dict.fromkeys(there)]
-        return []
+        with storage_errors():
+            try:
+                with self.folder(folder, create=False) as parent, locked(parent):
+                    versions = Versions(filename, parent)
+                    older = [numbered(filename, n) for n in versions.numbers()]
+                    older += versions.older_numbered()
+                    there = [name for name in (filename, *older) if is_file(name, parent)]
+                    return [folder + slash + name for name in dict.fromkeys(there)]
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                return []
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         folder, _, filename = path.rpartition("/")

@@ -15,6 +15,7 @@ from .paths import older_beside
 HOLD = "hold"  # the kind that keeps a recording from being deleted
 LONGEST = 4 * 1024 * 1024  # bytes that are read of one
 LONGEST_LINE = 255  # characters
+_dumps = json.JSONEncoder(ensure_ascii=False).encode
 _ACCOUNT = re.compile(r"[0-9a-f]{32}")
 
 
@@ -93,10 +94,6 @@ def to_json(fields: dict[str, Any]) -> bytes:
     # Indented as a whole, what is nested deeply would take a thousand times its size.
     lines = (f"{_dumps(str(name))}: {_dumps(value)}" for name, value in fields.items())
     return ("{\n " + ",\n ".join(lines) + "\n}\n").encode("utf-8", "replace")
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def account_of(told: dict[str, Any], folder: str) -> str:

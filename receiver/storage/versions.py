@@ -15,7 +15,15 @@ from itertools import count, takewhile
 from typing import BinaryIO
 
 from ..core.naming import sidecar
-from ..core.publish import FILE_MODE, REFUSE_LINKS, exists, is_in, link_file, open_recording
+from ..core.publish import (
+    FILE_MODE,
+    REFUSE_LINKS,
+    exists,
+    is_in,
+    link_file,
+    open_recording,
+    remove,
+)
 from ..formats import SIDECARS
 from .paths import NEW, gone, keep, number_of, numbered, older_beside, stems
 
@@ -220,8 +228,7 @@ class Versions:
         os.replace(old, new, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
     def _remove(self, filename: str) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(filename, dir_fd=self._folder)
+        remove(filename, self._folder)
 
 
 def _sample(file: BinaryIO) -> bytes:

@@ -172,7 +172,7 @@ def test_help_shows_our_defaults():
         "worker threads for handling requests. [16]",
         "[receiver.gunicorn_worker.Worker]",
         "graceful workers restart in seconds. [120]",
-        "HTTP request line in bytes. [8190]",
+        "HTTP request line in bytes. [16380]",
         "[65]",
     ):
         assert default in told
