@@ -235,8 +235,9 @@ def test_serve_and_worker_by_root_are_the_storages_owners(service):
             process.wait(30)
 
 
-def test_serve_with_a_wrong_setting_is_one_line(tmp_path):
-    shown = shell("serve", KZR_STORAGE="/dev/null/x")
+@pytest.mark.parametrize("options", [[], ["--check-config"]])
+def test_serve_with_a_wrong_setting_is_one_line(options):
+    shown = shell("serve", *options, KZR_STORAGE="/dev/null/x")
     assert shown.returncode == 1
     assert "Traceback" not in shown.stderr
     assert shown.stderr.splitlines()[-1].startswith("Error: KZR_STORAGE=/dev/null/x:")
