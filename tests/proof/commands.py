@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
@@ -96,6 +97,7 @@ WORLD = (
 NEW = replace(X, beside={})  # what supersedes
 ALL = [*range(len(WORLD))]
 HAD_NAME = {str(each.name): number for number, each in enumerate(WORLD)}
+FEW = [7, 8, 9, 10, 11, 12, 14, 16, 19]  # where each takes many requests
 OLDER = [number for number in range(len(WORLD)) if number not in HAD_NAME.values()]
 
 
@@ -116,20 +118,20 @@ def files_of(path: str, version: Version, number: int) -> Files:
     return {path: version.audio(number)} | found
 
 
-def stored(goes: bool = True) -> Files:
-    """All that is stored of the world; without what goes, once that is gone."""
+def stored(numbers: list[int], goes: bool = True) -> Files:
+    """All that is stored of those of the world; without what goes, once that is gone."""
     found: Files = {}
-    for path, number in placed(ALL):
+    for path, number in placed(numbers):
         if goes or not WORLD[number].goes:
             found |= files_of(path, WORLD[number], number)
     return found
 
 
-def superseded() -> Files:
-    """All of the world, and the new recording."""
+def superseded(numbers: list[int]) -> Files:
+    """All of those, and the new recording."""
     path = str(X.name)
-    kept_as = numbered(path, sum(each.name == X.name for each in WORLD))
-    found = {name: data for name, data in stored().items() if not name.startswith(f"{path}")}
+    kept_as = numbered(path, sum(WORLD[number].name == X.name for number in numbers))
+    found = {name: data for name, data in stored(numbers).items() if not name.startswith(f"{path}")}
     newest = HAD_NAME[path]
     return found | files_of(kept_as, WORLD[newest], newest) | files_of(path, NEW, len(WORLD))
 
@@ -242,22 +244,22 @@ ERASE = command("erase", "--number", THEIRS, "--yes")
 HOLD = command("hold", str(X.name), "--reason", "7")
 
 
-def left() -> Files:
-    return stored(goes=False)
-
-
-def operations(copy: str) -> tuple[Operation, ...]:
-    """All that are tried; `copy` is the URL of the storage to copy to."""
+def operations(copy: str, numbers: list[int]) -> tuple[Operation, ...]:
+    """All that are tried, on those of the world; `copy` is the URL of the storage to copy to."""
+    all_of_them, left = partial(stored, numbers), partial(stored, numbers, goes=False)
+    both, older = partial(superseded, numbers), [each for each in numbers if each in OLDER]
     copying = command("copy", "env:KZR_STORAGE", copy)
     return (
         Operation("erase", ERASE, left, 1),  # what is held, and what is to be looked at, is told
         Operation("purge", command("purge"), left),
-        Operation("supersede, erase", upload, superseded, then=ERASE, finally_=left),
+        Operation("supersede, erase", upload, both, then=ERASE, finally_=left),
         Operation("supersede, never again, erase", upload, left, retry=False, then=ERASE),
-        Operation("hold, refuse to erase", HOLD, lambda: with_holds(stored())),
-        Operation("attach", attach, lambda: with_checksums(stored()), then=ERASE, finally_=left),
-        Operation("copy", copying, stored, copies=True),
-        Operation("copy again", copying, stored, copies=True, numbers=OLDER, exact=False),
+        Operation("hold, refuse to erase", HOLD, lambda: with_holds(all_of_them())),
+        Operation(
+            "attach", attach, lambda: with_checksums(all_of_them()), then=ERASE, finally_=left
+        ),
+        Operation("copy", copying, all_of_them, copies=True),
+        Operation("copy again", copying, all_of_them, copies=True, numbers=older, exact=False),
     )
 
 

@@ -290,7 +290,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         tempfile.tempdir = folder
         storage = Storage(Path(folder))
-        all_of_them = operations(str(storage.copy))
+        all_of_them = operations(str(storage.copy), ALL)
         alike = [each for each in all_of_them if each.what in ("erase", "purge")]
         for operation in all_of_them:
             if given.only and not operation.what.startswith(tuple(given.only)):
