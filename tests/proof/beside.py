@@ -1,8 +1,8 @@
 """What administrators do beside the soak's uploads, each in a loop of its own; and what is left.
 
 Families of names keep it plain what must be there. `GENERATION/` is uploaded to, superseded, and
-erased once it is old. `old/` is copied in, as from a backup, with times of long ago, and purged, but
-for those that are held. `held/` is uploaded and held, must then be refused to be erased, and is
+erased once it is old. `old/` is copied in, as from a backup, with times of long ago, and purged,
+but for those that are held. `held/` is uploaded and held, must then be refused to be erased, and is
 released and erased, but for each third. All of it is copied to another folder again and again.
 """
 
@@ -105,6 +105,7 @@ class Beside:
         if answer.status not in (200, 201):
             self.soak.complain(f"{answer.status} {answer.text[:200]!r}")
             return
+        self.soak.note(answer.text.partition(":")[0])
         self.command("hold", path, "--reason", "soak")
         erase = ("erase", "--caller", caller, "--yes")
         if "not erased: on legal hold" not in self.command(*erase, status=1):

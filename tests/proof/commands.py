@@ -247,6 +247,7 @@ HOLD = command("hold", str(X.name), "--reason", "7")
 def operations(copy: str, numbers: list[int]) -> tuple[Operation, ...]:
     """All that are tried, on those of the world; `copy` is the URL of the storage to copy to."""
     all_of_them, left = partial(stored, numbers), partial(stored, numbers, goes=False)
+    checked = partial(with_checksums, all_of_them())
     both, older = partial(superseded, numbers), [each for each in numbers if each in OLDER]
     copying = command("copy", "env:KZR_STORAGE", copy)
     return (
@@ -255,9 +256,7 @@ def operations(copy: str, numbers: list[int]) -> tuple[Operation, ...]:
         Operation("supersede, erase", upload, both, then=ERASE, finally_=left),
         Operation("supersede, never again, erase", upload, left, retry=False, then=ERASE),
         Operation("hold, refuse to erase", HOLD, lambda: with_holds(all_of_them())),
-        Operation(
-            "attach", attach, lambda: with_checksums(all_of_them()), then=ERASE, finally_=left
-        ),
+        Operation("attach", attach, checked, then=ERASE, finally_=left),
         Operation("copy", copying, all_of_them, copies=True),
         Operation("copy again", copying, all_of_them, copies=True, numbers=older, exact=False),
     )

@@ -4,8 +4,8 @@ gunicorn behind nginx, with catalog, page, metrics and jobs, takes recordings (p
 forms, again, superseding, cut off), is read (whole, by ranges), and shows pages (lists, searches,
 exports, players, /healthz, /metrics), while the worker of jobs runs a command for each recording
 and `flask erase` removes old ones, so that the disk does not fill. Beside that, `purge`, `hold`,
-`erase`, `reindex`, `verify` and `copy` run all the time, each in a loop: `beside.py`. It goes as fast as all of this
-goes together: uploads wait while the worker or the erasure is far behind.
+`erase`, `reindex`, `verify` and `copy` run all the time, each in a loop: `beside.py`. It goes as
+fast as all of this goes together: uploads wait while the worker or the erasure is far behind.
 
 Once a second, gunicorn's processes and the worker of jobs are looked at: their own memory (what is
 anonymous of their proportional set size), file descriptors, threads; and the temporary files, which
@@ -61,7 +61,6 @@ from support.clients import Answer, Client
 from support.forms import TYPE, B, form
 from support.fronts import Nginx
 from support.killing import is_whole
-from support.notes import is_note
 from support.paths import PROJECT
 from support.queues import Worker
 from support.waiting import wait_for
@@ -470,11 +469,6 @@ def conclude(
         wrong.append(f"jobs: {jobs.stdout[:300]} {jobs.stderr[:300]}")
     done = len(re.findall(r"job command of .* done", worker.log))
     expected = figures["created"] + figures["superseded"]
-    for path in storage.rglob("*"):
-        is_own = path.name.startswith((".catalog.sqlite", ".queue.sqlite")) or is_note(path.name)
-        if path.is_file() and not is_own:
-            if path.suffix != ".json" and not is_whole(path.read_bytes()):
-                wrong.append(f"{path} is not whole")
     for name, pid in samples.processes.items():
         if not Path(f"/proc/{pid}").exists():
             wrong.append(f"{name} has ended")
