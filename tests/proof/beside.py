@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Run = Callable[..., CompletedProcess[str]]
 OLD = 1_600_000_000
 BATCH = 8  # recordings that are copied in at once; each fourth of them is held
+PAUSE = 1.0  # seconds between two commands of a loop, which leaves something to the uploads
 ENOUGH = 60  # uploads before the first purge: it refuses to remove most of what is there
 KINDS = (".json", ".txt", ".vtt", ".hold")
 Names = dict[str, set[str]]  # the digests of the recordings of each name
@@ -64,7 +65,7 @@ class Beside:
 
     def loop(self, work: Callable[[int], None]) -> None:
         for number in count():
-            if self.soak.stop.wait(0.1):
+            if self.soak.stop.wait(PAUSE):
                 return
             try:
                 work(number)

@@ -350,7 +350,7 @@ def tried(storage: Storage, server: str, most: int, only: list[str] | None, rng:
             f"{trial.requests} requests, {trial.cuts} cuts, {trial.kills} of them kills; "
             f"{trial.through} got through all the same, {trial.again} times again; "
             f"{len(trial.wrong)} wrong",
-            not trial.wrong and trial.cuts > len(WAYS),
+            not trial.wrong and trial.cuts >= len(WAYS),
         )
 
 
