@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from races import recording
 
+from receiver.catalog.tables import recordings
 from support.killing import is_whole
 from support.notes import is_note
 from support.waiting import wait_for
@@ -171,7 +172,7 @@ class Beside:
 
         def rows() -> set[str]:
             with closing(sqlite3.connect(catalog)) as database:
-                return {path for (path,) in database.execute("select path from catalog_recordings")}
+                return {path for (path,) in database.execute(f"select path from {recordings}")}
 
         def missing() -> set[str]:
             return {path for path in wanted - rows() if not path.startswith("old/")}

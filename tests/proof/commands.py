@@ -29,11 +29,17 @@ import huey  # noqa: F401
 import sqlalchemy.dialects.sqlite  # noqa: F401
 import tinytag  # noqa: F401
 
+import receiver.answers
 import receiver.catalog
 import receiver.jobs
+import receiver.monitoring
 import receiver.page
+import receiver.reading
+import receiver.retention
+import receiver.senders
 import receiver.storage.directory  # noqa: F401
 from receiver import create_app, shell
+from receiver.catalog.tables import recordings, terms
 from receiver.core.naming import RecordingName, sidecar
 from receiver.jobs.checksum import keep_checksum
 from receiver.jobs.event import Event
@@ -316,9 +322,9 @@ def without_numbers(files: Files) -> Files:
 def catalogued(file: Path) -> tuple[set[str], int]:
     """The paths that a catalog tells of, and how many words it has of none of them."""
     with closing(sqlite3.connect(file)) as database:
-        paths = {path for (path,) in database.execute("select path from catalog_recordings")}
-        lone = "select count(*) from catalog_terms where recording not in (select id from {})"
-        (words,) = database.execute(lone.format("catalog_recordings")).fetchone()
+        paths = {path for (path,) in database.execute(f"select path from {recordings}")}
+        lone = f"select count(*) from {terms} where recording not in (select id from {recordings})"
+        (words,) = database.execute(lone).fetchone()
     return paths, words
 
 
