@@ -102,6 +102,8 @@ def backend(request, tmp_path, monkeypatch) -> "backends.Backend":
     folder.mkdir()
     if request.param == "directory":
         return Backend(str(tmp_path / "recordings"), folder)
+    if request.param == "sqlite":  # where a test asks for it
+        return Backend(f"sqlite:///{tmp_path}/recordings.sqlite", folder)
     if request.param == "s3":
         server = request.getfixturevalue("rclone")
         for name, value in server.environ.items():

@@ -16,6 +16,7 @@ from ..shown import shown
 from ..storage import sidecars
 from ..storage.parallel import THREADS, in_parallel
 from ..storage.paths import recording_of
+from ..storage.sidecars import open_beside
 from .holds import is_stored
 
 ATTEMPTS = 3  # to read a recording that is superseded meanwhile
@@ -31,6 +32,11 @@ class Report:
     without: int = 0
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_uncompared(self) -> bool:
+        """Whether there are recordings, but none could be compared with anything."""
+        return 0 < self.read == self.without
 
     def odd(self, line: str) -> None:
         self.wrong.append(f"unreadable: {line}")
@@ -107,7 +113,7 @@ def _check(
     if catalog and not catalog.get(path) and _is_settled(listed.modified, now):
         report.tell("extra", path, "stored, but not in the catalog")
     for kind in SIDECARS:
-        _check_beside(storage, sidecar(path, kind), report)
+        _check_beside(storage, path, kind, report)
     is_known, changed = _compare(storage, catalog, path, now)
     with report.lock:
         report.read += 1
@@ -116,13 +122,14 @@ def _check(
         report.tell("changed", path, why)
 
 
-def _check_beside(storage: Storage, path: str, report: Report) -> None:
+def _check_beside(storage: Storage, recording: str, kind: str, report: Report) -> None:
     """Compare what lies beside a recording with what the storage noted of it."""
+    path = sidecar(recording, kind)
     try:
-        with storage_errors(), closing(storage.open(path)) as beside:
+        with storage_errors(), closing(open_beside(storage, recording, kind)) as beside:
             digest = beside.sha256()
         if beside.noted not in ("", digest):
-            with closing(storage.open(path)) as again:
+            with closing(open_beside(storage, recording, kind)) as again:
                 if again.etag == beside.etag:
                     report.tell("changed", path, _told(digest, beside.noted, "storage"))
     except NotStored:

@@ -472,6 +472,19 @@ class BucketContract(StorageContract):
             f"{kept}.vtt": b"vtt",
         }
 
+    def test_names_that_no_bucket_takes_end_no_copy(self, storage, tmp_path):
+        source = open_storage(str(tmp_path / "source"))
+        for name in (b"a.mp3", b"esc\x1b.mp3", b"line\nbreak.mp3", b"\xfc.mp3", b"z.mp3"):
+            Path(os.fsdecode(bytes(source.root) + b"/" + name)).write_bytes(name)
+        report = copying.copy_all(source, storage)
+        assert (report.copied, sorted(self.read())) == (2, ["a.mp3", "z.mp3"])
+        assert sorted(each.partition(": ")[0] for each in report.failed) == [
+            r"\xfc.mp3",
+            r"esc\x1b.mp3",
+            r"line\nbreak.mp3",
+        ]
+        assert all("a bucket takes no such name: rename it" in each for each in report.failed)
+
     def test_hidden_and_foreign_objects_are_not_listed(self, storage):
         publish(storage, b"audio")
         for key in (".hidden/x.mp3", "A/.x.mp3", "A/.x.mp3.json"):
@@ -599,7 +612,25 @@ class BucketContract(StorageContract):
     def test_receiver_lets_the_bucket_answer(self, start):
         receiver = start(storage=self.url, readers="kazoo:secret", redirect_reads="1")
         assert receiver.put("/A/call_recording_x.mp3", b"audio").status == 201
-        answer = receiver.request("GET", "/A/call_recording_x.mp3", headers=READER)
+        browser = READER | {"User-Agent": "curl/7.88.1"}
+        answer = receiver.request("GET", "/A/call_recording_x.mp3", headers=browser)
         assert answer.status == 302
         with urllib.request.urlopen(answer.headers["Location"]) as direct:
             assert (direct.read(), direct.headers["Content-Type"]) == (b"audio", "audio/mpeg")
+
+    @pytest.mark.parametrize("headers", [{}, {"te": ""}, {"User-Agent": ""}])
+    def test_client_that_would_send_its_credentials_there_is_served(self, start, headers):
+        """Kazoo's: it has no User-Agent, follows a 302 by itself and forwards Authorization."""
+        receiver = start(storage=self.url, readers="kazoo:secret", redirect_reads="1")
+        for id_ in "AB":
+            target = f"/A/call_recording_x.mp3?recording_id={id_}"
+            assert receiver.put(target, id_.encode()).status in (200, 201)
+        for id_ in "AB":
+            target = f"/A/call_recording_x.mp3?id={id_}"
+            answer = receiver.request("GET", target, headers=READER | headers)
+            assert (answer.status, answer.body) == (200, id_.encode())
+            browser = READER | {"User-Agent": "Mozilla/5.0", "If-None-Match": "*"}
+            answer = receiver.request("GET", target, headers=browser)
+            assert answer.status == 302
+            with urllib.request.urlopen(answer.headers["Location"]) as direct:
+                assert direct.read() == id_.encode()
