@@ -550,16 +550,30 @@ MUTATIONS = [
     Mutation(
         "comparison of the secret",
         ACCESS,
-        "if self._matches(expected, secret) and user in known:",
+        "if self._matches(expected, secret, is_read_back) and user in known:",
         "if user in known:",
         ("test_access.py",),
     ),
     Mutation(
         "comparison of the user",
         ACCESS,
-        "if self._matches(expected, secret) and user in known:",
-        "if self._matches(expected, secret):",
+        "if self._matches(expected, secret, is_read_back) and user in known:",
+        "if self._matches(expected, secret, is_read_back):",
         ("test_access.py",),
+    ),
+    Mutation(
+        "id of the recording that is asked for",
+        "receiver/reading/choice.py",
+        "if known == asked:",
+        "if True:",
+        ("reading/test_versions.py::TestIds",),
+    ),
+    Mutation(
+        "no other recording in place of one that is gone",
+        "receiver/reading/choice.py",
+        'if known == "" and not nameless:',
+        "if not nameless:",
+        ("reading/test_versions.py::TestIds",),
     ),
     Mutation(
         "networks check",
