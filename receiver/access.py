@@ -1,10 +1,12 @@
-"""Who may write."""
+"""Who may write, who may read, and from where."""
 
 import hmac
 import os
 import re
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from flask import Flask, Request
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -12,6 +14,15 @@ from werkzeug.security import check_password_hash
 
 from .config import HASH_METHODS
 from .errors import Forbidden, Unauthorized
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+LONGEST_ADDRESS = 64  # characters that are told of what is no address
+# An IPv4 address and a port, or an address in brackets, with or without a port.
+_WITH_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([^\]]+)\](?::[0-9]{1,5})?")
 
 
 class Access:
@@ -124,21 +135,52 @@ def init_app(app: Flask) -> Access:
     """What the settings say of who may; a client's address is that which trusted proxies tell."""
     config, proxies = app.config, app.config["TRUSTED_PROXIES"]
     # Flask's own way to add middleware, which mypy takes for a method that is replaced.
-    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0)  # type: ignore[method-assign]
+    app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+        PlainAddress(app.wsgi_app), x_for=proxies, x_proto=0
+    )
     return Access(
         config["WRITERS"], config["ALLOW_FROM"], config["WRITE_TOKENS"], config["READERS"]
     )
 
 
+class PlainAddress:
+    """WSGI middleware: the client's address in one spelling, as rules and logs compare it."""
+
+    def __init__(self, app: "WSGIApplication") -> None:
+        self.app = app
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> "Iterable[bytes]":
+        given = environ.get("REMOTE_ADDR") or ""
+        address = address_of(given)
+        # What is none, such as "unknown" of a proxy, cannot pass for more than one word of a log.
+        plain = str(address) if address else quote(given.strip()[:LONGEST_ADDRESS], safe=":[]")
+        environ["REMOTE_ADDR"] = plain
+        return self.app(environ, start_response)
+
+
+def address_of(text: str) -> IPv4Address | IPv6Address | None:
+    """The address that servers and proxies tell, some with a port, in brackets or with a zone."""
+    text = text.strip().strip('"').strip()
+    if match := _WITH_PORT.fullmatch(text):
+        text = match[1] or match[2]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:  # a Unix socket has none: its proxy tells, if it is trusted
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
 def is_in(address: str | None, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
     """Whether a client's address is in one of the networks."""
-    try:
-        client = ip_address(address or "")
-    except ValueError:  # a Unix socket has no address: its proxy tells, if it is trusted
+    client = address_of(address or "")
+    if client is None:
         return False
-    if isinstance(client, IPv6Address) and client.ipv4_mapped:
-        client = client.ipv4_mapped
-    return any(client in network for network in networks)
+    spellings = [client]
+    if isinstance(client, IPv4Address):  # which a network may be written in too
+        spellings.append(IPv6Address(f"::ffff:{client}"))
+    return any(each in network for each in spellings for network in networks)
 
 
 def _basic(request: Request) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import version
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from flask import Config
 
@@ -155,6 +156,16 @@ def page_path(text: str) -> str:
     return text.rstrip("/") + "/"
 
 
+def timezone(text: str) -> ZoneInfo | None:
+    """A time zone; None, where none is named, is the system's."""
+    try:
+        return ZoneInfo(text) if text else None
+    except (ValueError, OSError, LookupError):
+        raise ValueError(
+            "expected a time zone such as Europe/Berlin or UTC that the system knows (tzdata)"
+        ) from None
+
+
 Secret = partial(Setting, is_secret=True)
 SETTINGS = (
     Secret(
@@ -177,6 +188,7 @@ SETTINGS = (
     Setting("REDIRECT_READS", "no", yes_or_no, "let S3 itself answer readers: `yes` or `no`"),
     Secret("CATALOG", "no", catalog, "find recordings: `yes`, `no`, or the URL of a database"),
     Setting("BROWSE_PATH", "/browse/", page_path, "path of the page to find recordings on"),
+    Setting("TIMEZONE", "", timezone, "whose days and times the page shows, else the system's"),
     Secret("QUEUE", "", queue, "queue of jobs: `sqlite:///PATH` or `redis://HOST`"),
     Setting("CHECKSUMS", "no", yes_or_no, "keep each recording's SHA-256: `yes` or `no`"),
     Secret("ON_STORED", "", command, "command to run for each recording"),
@@ -186,7 +198,7 @@ SETTINGS = (
     Secret("TRANSCRIBE_URL", "", web_url, "`/v1/audio/transcriptions` of a transcription server"),
     Secret("TRANSCRIBE_KEY", "", str, "its key"),
     Setting("TRANSCRIBE_MODEL", "whisper-1", str, "its model"),
-    Secret("PUBLIC_URL", "", web_url, "where readers reach this receiver, for the webhook"),
+    Secret("PUBLIC_URL", "", web_url, "where readers reach this receiver, for links to it"),
     Setting("KEEP_DAYS", "", keep_days, "days to keep recordings: `365`, `365 ACCOUNT=30`"),
     Setting("METRICS_ALLOW", "", networks, "networks that may read `/metrics`, for Prometheus"),
     Setting("MAX_BYTES", "2G", size, "largest recording"),

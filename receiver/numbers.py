@@ -49,6 +49,15 @@ def digits_of(text: str) -> str:
     return digits if _NUMBER.fullmatch(number) and len(digits) <= MOST_DIGITS else ""
 
 
+def numbers_in(text: str) -> set[str]:
+    """The digits of a number, or of what may be several: of each part, and all of them in a row."""
+    if digits := digits_of(text):
+        return {digits}
+    plain = _plain(text.strip()[:LONGEST])
+    parts = {digits_of(part) for part in re.split("[,;/|<> ]+", plain)}
+    return (parts | {_only_digits(_user_of(plain))}) - {""}
+
+
 def may_hold(text: str, digits: str, *, is_address: bool) -> bool:
     """Whether a text that cannot be read may be a number with these digits all the same.
 

@@ -359,9 +359,10 @@ class Exchange:
 
 def exchange() -> Exchange:
     """The current request's, which begins when it is first asked for."""
-    if "exchange" not in g:
-        g.exchange = Exchange(parts().open_body(request.environ), time.monotonic())
-    found: Exchange = g.exchange
+    try:
+        found: Exchange = g.exchange
+    except AttributeError:
+        found = g.exchange = Exchange(parts().open_body(request.environ), time.monotonic())
     return found
 
 

@@ -7,7 +7,7 @@ from flask import Flask
 from werkzeug.security import generate_password_hash
 
 from receiver import create_app
-from receiver.access import Access
+from receiver.access import Access, PlainAddress
 from support.receivers import Receiver
 
 TARGET = "/kzr/call_recording_X.mp3"
@@ -165,6 +165,22 @@ def put(app: Flask, address: str, **headers: str) -> int:
         ("192.0.2.1", 403),
         ("fe80::1", 403),
         ("", 403),
+        ("10.1.2.3:41234", 201),
+        ("[::ffff:10.1.2.3]:41234", 201),
+        ("[fd00::1]", 201),
+        ("[fd00::1]:443", 201),
+        ("fd00::1%eth0", 201),
+        ("[fd00::1%25eth0]:443", 201),
+        ("FD00:0:0:0:0:0:0:1", 201),
+        ('"[fd00::1]:443"', 201),
+        (" 10.1.2.3 ", 201),
+        ("192.0.2.1:10", 403),
+        ("10.1.2.3:x", 403),
+        ("10.1.2.3:41234:1", 403),
+        ("unknown", 403),
+        ("_hidden", 403),
+        ("010.1.2.3", 403),
+        ("[fd00::1", 403),
     ],
 )
 def test_only_listed_networks_may_write(tmp_path, address, status):
@@ -179,6 +195,43 @@ def test_forwarded_address_counts_only_from_trusted_proxies(tmp_path):
     proxied = create_app(settings | {"TRUSTED_PROXIES": "1"})
     assert put(proxied, "127.0.0.1", **{"X-Forwarded-For": "10.1.2.3"}) == 201
     assert put(proxied, "127.0.0.1", **{"X-Forwarded-For": "10.1.2.3, 192.0.2.1"}) == 403
+
+
+@pytest.mark.parametrize("networks", ["::ffff:10.0.0.0/104", "10.0.0.0/8"])
+@pytest.mark.parametrize("address", ["10.1.2.3", "::ffff:10.1.2.3", "[::ffff:a01:203]:5"])
+def test_networks_too_may_be_written_either_way(tmp_path, networks, address):
+    app = create_app({"STORAGE": str(tmp_path), "ALLOW_FROM": networks})
+    assert put(app, address) == 201
+    assert put(app, "11.1.2.3") == 403
+
+
+def test_forwarded_addresses_with_ports(tmp_path):
+    settings = {"STORAGE": str(tmp_path), "ALLOW_FROM": "10.0.0.0/8 fd00::/8"}
+    app = create_app(settings | {"TRUSTED_PROXIES": "1"})
+    for forwarded in ("10.0.0.5:41234", "[fd00::1]:443", "192.0.2.1:9, 10.0.0.5:41234"):
+        assert put(app, "127.0.0.1", **{"X-Forwarded-For": forwarded}) in (200, 201)
+    for forwarded in ("192.0.2.1:41234", "10.0.0.5:1, 192.0.2.1:9", "unknown", "10.0.0.5 x"):
+        assert put(app, "127.0.0.1", **{"X-Forwarded-For": forwarded}) == 403
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ("10.0.0.5:41234", "10.0.0.5"),
+        ("::ffff:10.0.0.5", "10.0.0.5"),
+        ("[2001:DB8:0::1]:443", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("unknown", "unknown"),
+        ("x user=eve action=play", "x%20user%3Deve%20action%3Dplay"),
+        ("x" * 1000, "x" * 64),
+        ("", ""),
+    ],
+)
+def test_address_is_one_word_in_one_spelling(given, plain):
+    seen = []
+    app = PlainAddress(lambda environ, start_response: seen.append(environ["REMOTE_ADDR"]) or [])
+    app({"REMOTE_ADDR": given}, lambda *args: None)
+    assert seen == [plain]
 
 
 def test_network_and_credentials_are_both_needed_where_both_are_set(tmp_path):

@@ -14,7 +14,8 @@ from .indexing import Indexer
 def init_app(app: Flask, parts: Parts) -> None:
     """Keep a catalog of what is received, in `KZR_CATALOG`; it is written after each answer."""
     url = app.config["CATALOG"]
-    parts.catalog = catalog = Catalog(default_url(app.config["STORAGE"]) if url == "yes" else url)
+    url = default_url(app.config["STORAGE"]) if url == "yes" else url
+    parts.catalog = catalog = Catalog(url, app.config["TIMEZONE"])
     parts.indexer = indexer = Indexer(catalog, parts)
 
     def note_stored(response: Response) -> Response:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from datetime import date
+from datetime import date, timedelta, tzinfo
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,19 @@ from ..shown import shown
 from ..sql import Busy, Database, is_passing, line_of
 from ..storage.paths import original
 from .description import Description, look
-from .search import Query, Search
-from .tables import id_of, key_of, recordings, row_of, tables, terms, terms_of
+from .search import Query, Search, midnight
+from .tables import (
+    FACETS,
+    OLDER,
+    TIMES,
+    id_of,
+    key_of,
+    recordings,
+    row_of,
+    tables,
+    terms,
+    terms_of,
+)
 
 CONNECTIONS = 4  # at most, of each process
 ANSWER_TIMEOUT = 10  # seconds without a word from the server
@@ -41,14 +52,17 @@ class Page:
 class Catalog:
     """The catalog in the database at `url`. Its tables are created when they are first used.
 
-    Methods raise `CatalogUnavailable` where the database cannot be reached or fails.
+    Its days are those of `zone`, without one those of the system's. Methods raise
+    `CatalogUnavailable` where the database cannot be reached or fails.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, zone: tzinfo | None = None) -> None:
         self._database = Database(
             url, "KZR_CATALOG", connections=CONNECTIONS, timeout=ANSWER_TIMEOUT, durable=False
         )
+        self._zone = zone
         self._is_ready = False
+        self._is_partial = False
 
     def close(self) -> None:
         """Close the connections; the catalog opens others when it is used again."""
@@ -170,17 +184,60 @@ class Catalog:
             )
             return [_description(row) for row in found]
 
-    def days(self, since: date) -> dict[date, tuple[int, int]]:
-        """The number of recordings and their bytes, by day."""
-        day, size = recordings.c.day, recordings.c.size
-        query = sa.select(day, sa.func.count(), sa.func.sum(size)).where(day >= since.toordinal())
+    def days(self, since: date, until: date, time: str = "began") -> dict[date, tuple[int, int]]:
+        """The number of recordings and their bytes, by day; of days without, nothing."""
+        column, size = TIMES[time], recordings.c.size
+        days = [since + timedelta(days=n) for n in range((until - since).days + 1)]
+        queries: list[sa.Select[int, int, int]] = [
+            sa.select(
+                sa.literal_column(str(number)).label("day"),
+                sa.func.count().label("count"),
+                sa.func.sum(size).label("total"),
+            ).where(
+                column >= midnight(day, self._zone),
+                column < midnight(day + timedelta(days=1), self._zone),
+            )
+            for number, day in enumerate(days)
+        ]
         with self._connection() as connection:
-            found = connection.execute(query.group_by(day).order_by(day)).all()
-        return {date.fromordinal(day): (count, int(total)) for day, count, total in found}
+            found = connection.execute(sa.union_all(*queries)).all()
+        return {days[int(row[0])]: (row[1], int(row[2])) for row in found if row[1]}
+
+    def values(self, facet: str, most: int) -> list[str]:
+        """The values that recordings are filtered by, such as their accounts: the first ones."""
+        first = FACETS[facet]
+        above = terms.alias()
+        found = (
+            sa.select(sa.func.min(terms.c.term).label("term"))
+            .where(terms.c.term >= first, terms.c.term < first + chr(0x10FFFF))
+            .cte("found", recursive=True)
+        )
+        # Each is one look into the index, however many recordings have it.
+        following = sa.select(sa.func.min(above.c.term)).where(
+            above.c.term > found.c.term, above.c.term < first + chr(0x10FFFF)
+        )
+        found = found.union_all(
+            sa.select(following.scalar_subquery()).where(found.c.term.is_not(None))
+        )
+        query = sa.select(found.c.term).where(found.c.term.is_not(None)).limit(most)
+        with self._connection() as connection:
+            return [term.removeprefix(first) for term in connection.scalars(query)]
+
+    def is_partial(self) -> bool:
+        """Whether it lacks what an earlier release had in it, and nobody has made it anew."""
+        with self._connection() as connection:
+            if self._is_partial:
+                self._is_partial = sa.inspect(connection).has_table(OLDER[-1])
+        return self._is_partial
+
+    def note_whole(self) -> None:
+        """Drop what an earlier release had: all that is stored has been added."""
+        with self._errors():
+            self._database.transaction(_drop_older)
 
     def search(self, query: Query) -> Page:
         """Find recordings; raises `ValueError` for a sort or a page that does not exist."""
-        search = Search(query)
+        search = Search(query, self._zone)
         with self._connection() as connection:
             # First only which, because databases sort whole rows, and transcripts are long.
             which = search.ids(connection)
@@ -221,7 +278,16 @@ class Catalog:
         self._database.create_file()
         with self._database.schema_lock():
             self._database.transaction(tables.create_all)
+            with self._database.engine.connect() as connection:
+                self._is_partial = sa.inspect(connection).has_table(OLDER[-1])
+        if self._is_partial and not self._is_ready:
+            logger.warning("the catalog is of an earlier release: run kazoo-receiver reindex")
         self._is_ready = True
+
+
+def _drop_older(connection: sa.Connection) -> None:
+    for name in OLDER:
+        sa.Table(name, sa.MetaData()).drop(connection, checkfirst=True)
 
 
 def _seen(storage: Storage, path: str) -> tuple[tuple[str, Description] | None, Exception | None]:

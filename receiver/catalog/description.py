@@ -1,24 +1,31 @@
 """What is known of a stored recording: from its name, its metadata, and the audio itself."""
 
 import math
+import re
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from ..parts import Listed, Recording, Storage
 from ..storage import sidecars
 from ..storage.paths import call_id_of, extension_of, folder_of, original
 from ..storage.sidecars import account_of, as_line
+from .durations import can_hold, measured_duration
 
 # Seconds from the year 0, in which Kazoo counts, to 1970 (calendar:datetime_to_gregorian_seconds).
 GREGORIAN = 62_167_219_200
 EARLIEST, LATEST = -62_135_000_000.0, 253_402_000_000.0  # of the years 1 and 9999
+LONGEST_CALL = 24 * 60 * 60  # seconds between the beginning of a call and its recording, about
+DIRECTIONS = ("inbound", "outbound")
+_INTERACTION = re.compile(r"([0-9]{11,12})-")  # the seconds at which an interaction began
 
 
 @dataclass(frozen=True)
 class Description:
     """A recording as people look for it; "" and 0 are unknown.
 
-    Times are POSIX, durations in seconds, sizes in bytes.
+    Times are POSIX, durations in seconds, sizes in bytes. `began` is when the call began, as far as
+    that is known, or else when the recording was received.
     """
 
     path: str
@@ -41,6 +48,8 @@ class Description:
     extension: str
     sha256: str
     transcript: str
+    began: float
+    direction: str  # "inbound" or "outbound", as Kazoo tells
 
 
 def describe(storage: Storage, listed: Listed, opened: Recording | None = None) -> Description:
@@ -55,14 +64,15 @@ def describe(storage: Storage, listed: Listed, opened: Recording | None = None) 
     def text(*names: str) -> str:
         return next((as_line(told[name]) for name in names if told.get(name)), "")
 
-    duration = _number(told.get("duration_ms"), 0.001) or _number(told.get("duration"))
+    received = _in_calendar(listed.modified)
     start = _number(told.get("start"))
+    start = start - GREGORIAN if start > GREGORIAN else start
     return Description(
         path=path,
         folder=folder,
         original=original(path),
         size=listed.size,
-        received=_in_calendar(listed.modified),
+        received=received,
         account=account_of(told, folder),
         call_id=text("call_id") or as_line(call_id_of(path)),
         caller_name=text("caller_id_name"),
@@ -73,11 +83,13 @@ def describe(storage: Storage, listed: Listed, opened: Recording | None = None) 
         to=text("to"),
         cdr_id=text("cdr_id"),
         interaction_id=text("interaction_id"),
-        start=start - GREGORIAN if start > GREGORIAN else start,
-        duration=duration or _measured_duration(storage, path, opened),
+        start=start,
+        duration=_duration(storage, listed, told, opened),
         extension=extension_of(path),
         sha256=text("sha256"),
         transcript=_text(sidecars.read(storage, path, "txt") or b""),
+        began=start or _interaction_began(text("interaction_id"), received) or received,
+        direction=direction if (direction := text("direction").lower()) in DIRECTIONS else "",
     )
 
 
@@ -109,15 +121,21 @@ def _number(value: object, unit: float = 1) -> float:
     return round(number, 3) if 0 < number < LATEST else 0.0
 
 
-def _measured_duration(storage: Storage, path: str, opened: Recording | None) -> float:
-    """The seconds that the audio's own header tells, if it is audio; its name does not count."""
-    if opened is None:
-        with closing(storage.open(path)) as recording:
-            return _measured_duration(storage, path, recording)
-    from tinytag import TinyTag, TinyTagException  # only a catalog needs it
+def _interaction_began(interaction_id: str, received: float) -> float:
+    """When an interaction began: its id tells, where Kazoo made it; 0 where it does not."""
+    match = _INTERACTION.match(interaction_id)
+    began = float(match[1]) - GREGORIAN if match else 0.0
+    return began if 0 <= received - began <= LONGEST_CALL else 0.0
 
-    try:
-        tag = TinyTag.get(file_obj=opened.file, tags=False)
-    except (TinyTagException, OSError, ValueError, ArithmeticError, LookupError):
-        return 0.0
-    return round(tag.duration or 0.0, 3)
+
+def _duration(
+    storage: Storage, listed: Listed, told: dict[str, Any], opened: Recording | None
+) -> float:
+    """The seconds that the metadata or else the audio tells, as far as the bytes can hold them."""
+    seconds = _number(told.get("duration_ms"), 0.001) or _number(told.get("duration"))
+    if seconds and can_hold(listed.size, seconds):
+        return seconds
+    if opened:
+        return measured_duration(opened.file, listed.size)
+    with closing(storage.open(listed.path)) as recording:
+        return measured_duration(recording.file, recording.size)

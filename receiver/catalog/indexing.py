@@ -125,4 +125,5 @@ def reindex(
     gone = (path for path in catalog.paths() if path not in seen)
     while batch := list(islice(gone, BATCH)):  # or received meanwhile
         follow(batch)
+    catalog.note_whole()
     return len(seen)

@@ -1,20 +1,19 @@
 """The catalog's tables: a row for each recording, and the words that find it."""
 
 import hashlib
-import re
-import unicodedata
 from dataclasses import asdict
-from datetime import date, datetime
+from itertools import islice
 from typing import Any, get_type_hints
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
+from ..numbers import digits_of, numbers_in
 from ..storage.sidecars import LONGEST_LINE
 from .description import Description
+from .words import LONGEST_TERM, cut, words_in
 
-LONGEST_TERM = 64  # characters
-MOST_TERMS = 2000  # of one recording
+MOST_TERMS = 10_000  # of one transcript: of many hours
 LATEST = (1 << 43) / 1000 - 1  # seconds, in the year 2248: the ids of later recordings begin here
 
 _bytewise = (
@@ -36,39 +35,45 @@ def _type(name: str, hint: type) -> sa.types.TypeEngine[Any]:
     return _text if name in ("path", "folder", "original", "transcript") else _line
 
 
-tables = sa.MetaData()  # of one version: a newer one would have tables of other names
+# Of one version: those of another have other names. `OLDER` is what earlier releases made.
+OLDER = ("catalog_terms", "catalog_recordings")
+tables = sa.MetaData()
 recordings = sa.Table(
-    "catalog_recordings",
+    "catalog2_recordings",
     tables,
     sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("original_id", sa.BigInteger, nullable=False, index=True),
-    sa.Column("day", sa.Integer, nullable=False),  # datetime.date.toordinal
     *(sa.Column(name, _type(name, hint)) for name, hint in get_type_hints(Description).items()),
     mysql_charset="utf8mb4",
     mysql_engine="InnoDB",
 )
 terms = sa.Table(
-    "catalog_terms",
+    "catalog2_terms",
     tables,
     sa.Column("recording", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("term", _bytewise, primary_key=True),
-    sa.Index("catalog_terms_by_term", "term", "recording"),
+    sa.Index("catalog2_terms_by_term", "term", "recording"),
     mysql_charset="utf8mb4",
     mysql_engine="InnoDB",
     sqlite_with_rowid=False,
 )
-# By name: the column, and whether the largest value comes first.
-SORTS = {
-    "newest": (recordings.c.received, True),
-    "oldest": (recordings.c.received, False),
+# The times that days may be of: when the call began, and when the recording was received.
+TIMES = {"began": recordings.c.began, "received": recordings.c.received}
+# By name: the column, and whether the largest value comes first; of times, that of the query.
+SORTS: dict[str, tuple[sa.Column[Any] | None, bool]] = {
+    "newest": (None, True),
+    "oldest": (None, False),
     "longest": (recordings.c.duration, True),
     "largest": (recordings.c.size, True),
     "caller": (recordings.c.caller_name, False),
 }
-for _column in (recordings.c.received, recordings.c.duration, recordings.c.size):
-    sa.Index(f"catalog_by_{_column.name}", _column, recordings.c.id)
-sa.Index("catalog_by_caller", recordings.c.caller_name, recordings.c.id)
-sa.Index("catalog_by_day", recordings.c.day, recordings.c.size)
+for _column in (recordings.c.began, recordings.c.received):  # with what the chart adds up
+    sa.Index(f"catalog2_by_{_column.name}", _column, recordings.c.id, recordings.c.size)
+for _column in (recordings.c.duration, recordings.c.size):
+    sa.Index(f"catalog2_by_{_column.name}", _column, recordings.c.id)
+sa.Index("catalog2_by_caller", recordings.c.caller_name, recordings.c.id)
+# What recordings are filtered by: the first characters of terms that no text has.
+FACETS = {"account": "\x1fa", "direction": "\x1fd", "extension": "\x1fe"}
 
 
 def key_of(path: str) -> int:
@@ -88,46 +93,30 @@ def id_of(each: Description) -> int:
 
 
 def row_of(id_: int, each: Description) -> dict[str, Any]:
-    day = day_of(each.received)
-    return {"id": id_, "original_id": key_of(each.original), "day": day, **asdict(each)}
-
-
-def day_of(received: float) -> int:
-    """The number of a day; of a time that no calendar has, that of the first or the last day."""
-    try:
-        return datetime.fromtimestamp(received).toordinal()
-    except (OverflowError, ValueError, OSError):
-        return 1 if received < 0 else date.max.toordinal()
+    return {"id": id_, "original_id": key_of(each.original), **asdict(each)}
 
 
 def terms_of(recording: Description) -> set[str]:
-    """What a search finds a recording by: words, last digits of numbers, folders."""
+    """What a search finds a recording by: words, numbers from both ends, folders, facets."""
     each = recording
     found: set[str] = set()
-    for number in (each.caller_number, each.callee_number, each.from_, each.to):
-        if digits := re.sub(r"\D", "", number.partition("@")[0]):
-            found |= {digits, backwards(digits)}
+    numbers = {digits_of(each.caller_name), digits_of(each.callee_name)}
+    for text in (each.caller_number, each.callee_number, each.from_, each.to):
+        numbers |= numbers_in(text)
+    for digits in numbers - {""}:
+        found |= {cut(digits), cut(backwards(digits))}
     texts = (
         *(each.caller_name, each.callee_name, each.caller_number, each.callee_number),
         *(each.from_, each.to, each.account, each.call_id, each.cdr_id, each.interaction_id),
-        *(each.path.rpartition("/")[2], each.transcript),
+        each.path.rpartition("/")[2],
     )
-    for word in " ".join(texts).split():
-        found |= {folded(word), *map(folded, re.findall(r"\w{3,}", word))}
-    found = {cut(term) for term in sorted(found, key=len)[:MOST_TERMS]} - {""}
+    found.update(words_in(" ".join(texts)))
+    found.update(islice(dict.fromkeys(words_in(each.transcript)), MOST_TERMS))
     parts = each.folder.split("/") if each.folder else []
-    return found | {folder_term("/".join(parts[: n + 1])) for n in range(len(parts))}
-
-
-def folded(word: str) -> str:
-    """A word without case and accents, and without the NUL that PostgreSQL does not take."""
-    plain = unicodedata.normalize("NFKD", word.casefold())
-    return "".join(char for char in plain if char != "\0" and not unicodedata.combining(char))
-
-
-def cut(term: str) -> str:
-    """A term as it is stored; to MariaDB, those with spaces at their ends are the same."""
-    return term[:LONGEST_TERM].strip()
+    found |= {folder_term("/".join(parts[: n + 1])) for n in range(len(parts))}
+    facets = {"account": each.account, "direction": each.direction, "extension": each.extension}
+    found |= {facet_term(name, value) for name, value in facets.items() if value}
+    return found - {""}
 
 
 def backwards(digits: str) -> str:
@@ -136,3 +125,9 @@ def backwards(digits: str) -> str:
 
 def folder_term(folder: str) -> str:
     return "/" + hashlib.sha256(folder.encode()).hexdigest()[:32]
+
+
+def facet_term(name: str, value: str) -> str:
+    """The term of what a recording is filtered by; of extensions, case does not count."""
+    value = value.lower() if name == "extension" else value
+    return FACETS[name] + cut(value.replace("\0", ""))[: LONGEST_TERM - len(FACETS[name])].rstrip()

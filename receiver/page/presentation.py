@@ -3,13 +3,15 @@
 import csv
 import io
 import json
+import os
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, timedelta, tzinfo
 from typing import Any
 
-from flask import Response, url_for
+from flask import Response, current_app, url_for
 
 from ..catalog.catalog import Catalog, Page
 from ..catalog.description import Description
@@ -18,10 +20,22 @@ from .query import link, url
 from .transcript import excerpt, pieces
 
 DAYS = 30  # in the chart
-# What a spreadsheet takes for a formula, unless it is a mere number: +15550100 is the number of a
-# caller, has no effect as a formula, and has to reach other programs as it is.
-_FORMULA = re.compile(r"(?![+-]?[0-9]+\Z)[=+@\t\r\n\uff1d\uff0b\uff20\uff0d-]")
-_UNSAFE_IN_FILENAMES = re.compile(r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|\u200e\u200f\u202a-\u202e]+')
+# What a spreadsheet takes for a formula, where a cell begins with it, or a part of a cell behind
+# what some country's lists are separated by; blanks and quotes before it may be passed over. A mere
+# number is none: +15550100 is that of a caller, and has to reach other programs as it is.
+_SEPARATORS = r",;|\t\r\n\v\f\x1c-\x1f\x85\u2028\u2029"
+_FORMULA = re.compile(
+    rf"(?<![^{_SEPARATORS}])"
+    r"(?=[\x00-\x08\x0e-\x1b \x7f-\x84\x86-\xa0\xad\u1680\u2000-\u200f\u202a-\u202f\u205f-\u206f"
+    r"\u3000\ufeff\"']*[=+@\uff1d\uff0b\uff20\uff0d-])"
+    r"(?![+-]?[0-9]+(?:\Z|[,;|\t]))"
+)
+_UNSAFE_IN_FILENAMES = re.compile(
+    r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|\u200e\u200f\u202a-\u202e\u2066-\u2069]+'
+)
+_RIGHT_TO_LEFT = ("R", "AL", "AN", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI")
+_ISOLATE, _END_ISOLATE = "\N{FIRST STRONG ISOLATE}", "\N{POP DIRECTIONAL ISOLATE}"
+_FORMATTING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -35,10 +49,31 @@ class Day:
     size_height: float
 
 
-def last_days(catalog: Catalog) -> list[Day]:
+def zone() -> tzinfo | None:
+    """The time zone of all days and times; None is the system's."""
+    found: tzinfo | None = current_app.config["TIMEZONE"]
+    return found
+
+
+def zone_name() -> str:
+    """What the time zone is called."""
+    if (configured := zone()) is not None:
+        return str(configured)
+    place = os.environ.get("TZ", "").lstrip(":") or os.path.realpath("/etc/localtime")
+    place = place.partition("zoneinfo/")[2] or place
+    if re.fullmatch("[A-Z][A-Za-z]+(/[A-Za-z0-9_+-]+)*", place):
+        return place
+    return datetime.now().astimezone().tzname() or "the server's"
+
+
+def today() -> date:
+    return datetime.now(zone()).date()
+
+
+def last_days(catalog: Catalog, time: str) -> list[Day]:
     """The last days up to today, also those without recordings."""
-    first = date.today() - timedelta(days=DAYS - 1)
-    known = catalog.days(first)
+    first = today() - timedelta(days=DAYS - 1)
+    known = catalog.days(first, today(), time)
     days = [first + timedelta(days=n) for n in range(DAYS)]
     totals = [known.get(day, (0, 0)) for day in days]
     most = max(count for count, _ in totals) or 1
@@ -50,11 +85,11 @@ def last_days(catalog: Catalog) -> list[Day]:
 
 
 def moment(timestamp: float) -> datetime | None:
-    """A time in the server's time zone; none where it is unknown or no calendar has it."""
+    """A time in the page's zone; none where it is unknown or no calendar has it."""
     if not timestamp:
         return None
     try:
-        return datetime.fromtimestamp(timestamp).astimezone()
+        return datetime.fromtimestamp(timestamp, zone()).astimezone(zone())
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -86,13 +121,35 @@ def _party(name: str, number: str, address: str) -> list[str]:
     return list(dict.fromkeys(filter(None, (name, number))))
 
 
+def parties(recording: Description) -> list[str]:
+    """Who called whom, or else what the recording is called."""
+    both = [(caller(recording) or [""])[0], (callee(recording) or [""])[0]]
+    return list(filter(None, both)) or [recording.call_id or "recording"]
+
+
 def summary(recording: Description) -> str:
     """A recording in a few words."""
-    parties = [(caller(recording) or [""])[0], (callee(recording) or [""])[0]]
-    return " to ".join(filter(None, parties)) or recording.call_id or "recording"
+    return " to ".join(parties(recording))
 
 
-FILTERS = (moment, clock, position, caller, callee, summary, excerpt, pieces)  # for templates
+def title(recording: Description) -> str:
+    """The same where there can be no markup: each name keeps its direction of writing to itself."""
+    return " to ".join(map(isolated, parties(recording)))
+
+
+def isolated(text: str) -> str:
+    if all(unicodedata.bidirectional(char) not in _RIGHT_TO_LEFT for char in text):
+        return text
+    return _ISOLATE + _FORMATTING.sub("", text) + _END_ISOLATE
+
+
+def short(account: str) -> str:
+    """An account in few characters: of Kazoo's ids, the first."""
+    return f"{account[:8]}…" if len(account) > 12 else account
+
+
+# For templates.
+FILTERS = (moment, clock, position, caller, callee, parties, summary, title, short, pieces)
 
 
 def flat(told: dict[str, Any]) -> dict[str, str]:
@@ -119,14 +176,16 @@ def filename(recording: Description, extension: str) -> str:
     return stem.encode("utf-8", "replace").decode() + ending
 
 
-def as_json(recording: Description, search: str = "") -> dict[str, Any]:
+def as_json(recording: Description, said: str = "") -> dict[str, Any]:
+    """What is known of a recording, and of its transcript an excerpt."""
     about = {name.rstrip("_"): value for name, value in asdict(recording).items()}
     del about["transcript"]  # who reads one is noted, so that it is only among the details
     return about | {
         "received": as_iso(recording.received),
         "start": as_iso(recording.start),
+        "began": as_iso(recording.began),
         "duration": recording.duration or None,
-        "excerpt": excerpt(recording.transcript, search) or None,
+        "excerpt": said or None,
         "play": url(play=recording.path),
         "download": url(download=recording.path),
         "details": url(details=recording.path),
@@ -138,11 +197,18 @@ def as_iso(timestamp: float) -> str | None:
     return time.isoformat(timespec="seconds") if time else None
 
 
-def list_as_json(query: Query, found: Page, days: list[Day]) -> Response:
+def excerpts(recordings: Iterable[Description], search: str) -> dict[str, str]:
+    """What a search found in transcripts, by the recordings' paths."""
+    found = {each.path: excerpt(each.transcript, search) for each in recordings}
+    return {path: said for path, said in found.items() if said}
+
+
+def list_as_json(query: Query, found: Page, days: list[Day], said: Mapping[str, str]) -> Response:
     base = url_for("browse.page")
     pages = {"next": ("after", found.next), "previous": ("before", found.previous)}
     return json_response(
-        {"recordings": [as_json(each, query.text) for each in found.recordings]}
+        {"timezone": zone_name()}
+        | {"recordings": [as_json(each, said.get(each.path, "")) for each in found.recordings]}
         | {
             name: base + link(query, format="json", **{side: cursor}) if cursor else None
             for name, (side, cursor) in pages.items()
@@ -177,13 +243,15 @@ def _cells(recording: Description, columns: list[str]) -> list[str]:
     known = asdict(recording) | {
         "received": as_iso(recording.received),
         "start": as_iso(recording.start),
+        "began": as_iso(recording.began),
     }
     return [cell(str(known[name] or "")) for name in columns]
 
 
 def cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if _FORMULA.match(text) else text
+    """A text that no spreadsheet takes for a formula, whatever it separates cells by."""
+    safe = _FORMULA.sub("'", text)
+    return safe if safe == text or safe.startswith("'") else f"'{safe}"
 
 
 def _encode(rows: list[list[str]]) -> bytes:

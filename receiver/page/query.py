@@ -7,14 +7,15 @@ from urllib.parse import quote, urlencode
 
 from flask import current_app, request, url_for
 
-from ..catalog.description import Description
+from ..catalog.description import DIRECTIONS, Description
 from ..catalog.search import Query
-from ..catalog.tables import SORTS
+from ..catalog.tables import SORTS, TIMES
 from ..core.naming import RecordingName
 from ..errors import InvalidName, ReceiverError
 from ..storage.paths import url_of
 
 LONGEST_SEARCH = 200  # characters
+LONGEST_VALUE = 255  # characters of what is filtered by
 MOST_ON_A_PAGE = 200
 RECORDING_VIEWS = ("play", "download", "captions", "details")  # queries whose value is its path
 
@@ -48,19 +49,40 @@ def parse_query() -> Query:
     sort = asked.get("sort") or "newest"
     if sort not in SORTS:
         raise BadQuery(f"sort is one of {', '.join(SORTS)}")
+    time = asked.get("time") or "began"
+    if time not in TIMES:
+        raise BadQuery(f"time is one of {', '.join(TIMES)}")
+    direction = asked.get("direction", "")
+    if direction not in ("", *DIRECTIONS):
+        raise BadQuery(f"direction is one of {', '.join(DIRECTIONS)}")
+    shortest = asked.get("shortest") or "0"
+    if not re.fullmatch(r"[0-9]{1,9}", shortest):
+        raise BadQuery("shortest is a number of seconds")
     limit = asked.get("limit") or "50"
     if not re.fullmatch(r"[0-9]{1,9}", limit) or not 1 <= int(limit) <= MOST_ON_A_PAGE:
         raise BadQuery(f"limit is a number from 1 to {MOST_ON_A_PAGE}")
     return Query(
         text=text,
         folder=folder,
+        account=parse_line("account"),
+        direction=direction,
+        extension=parse_line("extension"),
+        shortest=int(shortest),
         since=parse_day("since"),
         until=parse_day("until"),
+        time=time,
         sort=sort,
         after=asked.get("after", ""),
         before=asked.get("before", ""),
         limit=int(limit),
     )
+
+
+def parse_line(name: str) -> str:
+    text = request.args.get(name, "").replace("\0", "").strip()
+    if len(text) > LONGEST_VALUE:
+        raise BadQuery(f"{name} has at most {LONGEST_VALUE} characters")
+    return text
 
 
 def parse_day(name: str) -> date | None:
@@ -104,7 +126,10 @@ def url(**query: str) -> str:
 def own_url(recording: Description) -> str:
     """The URL that stores the recording and reads it back; "" for numbered copies."""
     url = url_of(recording.path)
-    return f"{receiver_url()}/{url}" if url else ""
+    config = current_app.config
+    public = config["PUBLIC_URL"].rstrip("/") + config["URL_PREFIX"]
+    root = public if config["PUBLIC_URL"] else receiver_url()
+    return f"{root}/{url}" if url else ""
 
 
 def receiver_url() -> str:

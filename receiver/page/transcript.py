@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..catalog.tables import cut, folded
+from ..catalog.words import SPACELESS, cut, folded, parts_of
 
 BEFORE, AFTER = 70, 130  # characters of an excerpt around the first word that was found
 
@@ -101,7 +101,8 @@ def pieces(text: str, search: str) -> list[tuple[str, bool]]:
 
 def _starts(search: str) -> tuple[str, ...]:
     """What the words begin with that a search finds, as the catalog compares them."""
-    return tuple(filter(None, (cut(folded(word)) for word in search.split())))
+    words = folded(search).split()
+    return tuple(filter(None, (cut(part) for word in words for part in (word, *parts_of(word)))))
 
 
 def _hits(text: str, starts: tuple[str, ...]) -> Iterator[tuple[int, int]]:
@@ -109,10 +110,33 @@ def _hits(text: str, starts: tuple[str, ...]) -> Iterator[tuple[int, int]]:
     if not starts:
         return
     for token in re.finditer(r"\S+", text):
-        if folded(token[0]).startswith(starts):
+        plain = folded(token[0])
+        if SPACELESS.search(plain):
+            for begin, end in _hits_inside(token[0], starts):
+                yield token.start() + begin, token.start() + end
+            continue
+        if plain.startswith(starts):
             length = len(token[0].rstrip(_CLOSING)) or len(token[0])
             yield token.start(), token.start() + length
             continue
         for word in re.finditer(r"\w{3,}", token[0]):
             if folded(word[0]).startswith(starts):
                 yield token.start() + word.start(), token.start() + word.end()
+
+
+def _hits_inside(token: str, starts: tuple[str, ...]) -> list[tuple[int, int]]:
+    """The places, one after the other, of what a search finds anywhere in a text without spaces."""
+    plain, places = "", []
+    for at, char in enumerate(token):
+        each = folded(char)
+        plain += each
+        places += [at] * len(each)
+    found: list[tuple[int, int]] = []
+    for match in re.finditer(
+        "|".join(map(re.escape, sorted(starts, key=len, reverse=True))), plain
+    ):
+        begin, end = places[match.start()], places[match.end() - 1] + 1
+        if found and begin <= found[-1][1]:
+            begin = found.pop()[0]
+        found.append((begin, end))
+    return found

@@ -5,34 +5,35 @@ All of it is at one URL, told apart by its query, because every URL below belong
 
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
-from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-from flask import Blueprint, Response, render_template, request
+from flask import Blueprint, Response, render_template, request, stream_with_context
 
 from ..catalog.catalog import Catalog, Page
-from ..catalog.description import Description
+from ..catalog.description import DIRECTIONS, Description
 from ..catalog.search import Query
 from ..catalog.tables import SORTS
-from ..core.naming import sidecar
 from ..errors import CatalogUnavailable, NotStored, ReceiverError
 from ..formats import format_of
 from ..parts import exchange, parts
-from ..reading.audit import audit
+from ..reading.audit import audit, audit_search
 from ..reading.playback import answer
 from ..storage import sidecars
 from .presentation import (
     FILTERS,
     as_json,
     csv_lines,
+    excerpts,
     filename,
     flat,
     json_response,
     last_days,
     list_as_json,
+    today,
+    zone_name,
 )
 from .query import (
     LONGEST_SEARCH,
@@ -46,7 +47,12 @@ from .query import (
     receiver_url,
     url,
 )
-from .transcript import parse_vtt
+from .transcript import excerpt, parse_vtt
+
+MOST_ACCOUNTS = 200  # to choose from
+MOST_FORMATS = 40
+SPEEDS = ("0.75", "1", "1.25", "1.5", "1.75", "2")
+LENGTHS = {10: "10 s", 30: "30 s", 60: "1 min", 300: "5 min", 600: "10 min", 1800: "30 min"}
 
 ASSETS = {"style.css": "text/css", "player.js": "text/javascript", "icon.svg": "image/svg+xml"}
 HEADERS = {
@@ -79,19 +85,49 @@ def page() -> Response:
     if kind == "csv":
         return export(query)
     found = search(query)
-    days = last_days(catalog())
+    days = last_days(catalog(), query.time)
+    said = excerpts(found.recordings, query.text)
+    for path in said:
+        audit("excerpt", path)
     if kind == "json":
-        return list_as_json(query, found, days)
-    is_filtered = bool(query.text or query.folder or query.since or query.until)
-    return render("list.html", query=query, found=found, days=days, is_filtered=is_filtered)
+        return list_as_json(query, found, days, said)
+    return render(
+        "list.html",
+        query=query,
+        found=found,
+        days=days,
+        said=said,
+        choices=choices(),
+        is_filtered=is_filtered(query),
+        is_partial=catalog().is_partial(),
+    )
+
+
+def is_filtered(query: Query) -> bool:
+    """Whether a query finds fewer than all recordings."""
+    plain = Query(time=query.time, sort=query.sort, limit=query.limit)
+    return replace(query, after="", before="") != plain
+
+
+def choices() -> dict[str, list[str] | None]:
+    """What recordings can be filtered by; of accounts None where they are too many."""
+    known = catalog()
+    accounts = known.values("account", MOST_ACCOUNTS + 1)
+    return {
+        "account": accounts if len(accounts) <= MOST_ACCOUNTS else None,
+        "direction": known.values("direction", len(DIRECTIONS)),
+        "extension": known.values("extension", MOST_FORMATS),
+    }
 
 
 def export(query: Query) -> Response:
     """All that a search finds, for spreadsheets."""
     query = replace(query, after="", before="", limit=MOST_ON_A_PAGE)
     first = search(query)  # while an error can still be answered
-    response = Response(csv_lines(catalog(), query, first), mimetype="text/csv")
-    name = f"recordings {date.today()}.csv"
+    audit_search("export", link(query))
+    lines = stream_with_context(csv_lines(catalog(), query, first))
+    response = Response(lines, mimetype="text/csv")
+    name = f"recordings {today()}.csv"
     response.headers.set("Content-Disposition", "attachment", filename=name)
     return response
 
@@ -114,7 +150,7 @@ def details(path: str) -> Response:
             "metadata": told,
             "versions": [as_json(each) for each in versions],
         }
-        return json_response(as_json(recording, query.text) | about)
+        return json_response(as_json(recording, excerpt(recording.transcript, query.text)) | about)
     return render(
         "details.html",
         query=query,
@@ -148,7 +184,7 @@ def download(path: str) -> Response:
 def captions(path: str) -> Response:
     """What is said in a recording, with the times at which it is, as a file."""
     recording = known(path)
-    with closing(parts().storage.open(sidecar(recording.path, "vtt"))) as blob:
+    with closing(sidecars.open_beside(parts().storage, recording.path, "vtt")) as blob:
         response = Response(blob.file.read(), mimetype="text/vtt")
     audit("transcript", recording.path)
     return as_file(response, filename(recording, "vtt"))
@@ -213,11 +249,15 @@ def answer_error(error: ReceiverError) -> Response:
 
 
 def render(template: str, **values: Any) -> Response:
+    values = {"choices": {}} | values
     html = render_template(
         template,
         asked=request.args,
         link=link,
         sorts=SORTS,
+        lengths=LENGTHS,
+        speeds=SPEEDS,
+        zone=zone_name(),
         tag=_asset_tags,
         receiver_url=receiver_url(),
         longest_search=LONGEST_SEARCH,

@@ -30,6 +30,17 @@ def audit(action: str, path: str) -> None:
         logger.info("audit user=%s action=%s recording=%s client=%s", *who)
 
 
+def audit_search(action: str, search: str) -> None:
+    """Log that the current request, whose reader was checked, got all that a search finds.
+
+    `search` is a query string, in which what is not ASCII is percent-encoded.
+    """
+    if request.method == "HEAD":
+        return
+    who = (_user(), action, search, request.remote_addr or "-")
+    logger.info("audit user=%s action=%s search=%s client=%s", *who)
+
+
 def _is_first(who: tuple[str, ...]) -> bool:
     is_from_start = not re.match(r"bytes=(?!0+-)", request.headers.get("Range", ""))
     now = time.monotonic()

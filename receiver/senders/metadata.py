@@ -1,6 +1,7 @@
 """What Kazoo tells about a recording, in the query or in a form."""
 
 import json
+import re
 from codecs import BOM_UTF8, register_error
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -14,19 +15,33 @@ LONGEST_JSON = 64 * 1024  # bytes
 DEEPEST = 64  # levels of a JSON document: some readers take no more
 LONGEST_NUMBER = 300  # digits; what is larger fits into no float, which most readers make of it
 
+# What a query has that is encoded as forms are: no space but as "+", and nothing else as it is.
+_AS_FORMS_ARE = re.compile(r"(?:[A-Za-z0-9*._~=&+-]|%(?!20)[0-9A-Fa-f]{2})*")
+_INNER_PLUS = re.compile(r"(?<=[^+])\++(?=[^+])")
+
 
 def from_query(query: str) -> dict[str, str]:
     """The fields of a WSGI query string, but for the recording's name and the sender's token.
 
-    Kazoo percent-encodes some characters and sends others, UTF-8 among them, as they are.
+    Kazoo percent-encodes some characters and sends others, UTF-8 among them, as they are; a space
+    is never "+". Where all of a query is encoded as forms are, it is, in names and in numbers, of
+    which the first "+" is their own.
     """
     fields: dict[str, str] = {}
+    is_form = _AS_FORMS_ARE.fullmatch(query) is not None
     for pair in query.split("&"):
-        name, _, value = (
-            as_text(unquote_to_bytes(part.encode("latin-1"))) for part in pair.partition("=")
-        )
-        note(fields, name, value)
+        sent, _, value = pair.partition("=")
+        name = _decoded(sent)
+        if is_form and name.lower().endswith(("name", "number")):
+            value = _INNER_PLUS.sub(lambda match: " " * len(match[0]), value)
+        note(fields, name, _decoded(value))
     return fields
+
+
+def _decoded(text: str) -> str:
+    if text.isascii() and "%" not in text:  # as most is
+        return text
+    return as_text(unquote_to_bytes(text.encode("latin-1")))
 
 
 def note(fields: dict[str, str], name: str, value: str) -> None:

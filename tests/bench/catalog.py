@@ -50,6 +50,8 @@ def recording(number: int, random: Random) -> Description:
             "interaction_id": f"{63_868_000_000 + number}-{random.getrandbits(32):08x}",
             "size": random.randrange(10_000, 5_000_000),
             "received": START + number * EVERY,
+            "began": START + number * EVERY - random.randrange(1, 3600),
+            "direction": random.choice(("inbound", "outbound")),
             "duration": float(random.randrange(1, 3600)),
             "extension": "mp3",
         }
@@ -91,11 +93,19 @@ def searches(catalog: Catalog) -> dict[str, Query]:
         "a first name": Query(text="jorg"),
         "first and last name": Query(text="jörg müller"),
         "name and day": Query(text="larsen", since=day, until=day),
-        "name in an account": Query(text="greta", folder=one.account),
+        "name in an account": Query(text="greta", account=one.account),
+        "number in several words": Query(text=spelled(one.caller_number)),
+        "name, inbound, of 50 minutes": Query(text="jorg", direction="inbound", shortest=3000),
         "nothing like it": Query(text="zebra"),
         "longest first": Query(sort="longest"),
         "longest of a name": Query(text="olga", sort="longest"),
     }
+
+
+def spelled(number: str) -> str:
+    """A number such as +1 (555) 123-4567."""
+    digits = number[-10:]
+    return f"+1 ({digits[:3]}) {digits[3:6]}-{digits[6:]}"
 
 
 def rows(folder: Path) -> Iterator[list[str]]:
@@ -117,7 +127,10 @@ def rows(folder: Path) -> Iterator[list[str]]:
                 for what, query in searches(catalog).items()
             }
             asked["chart of 30 days"] = lambda catalog=catalog, today=today: catalog.days(
-                today - timedelta(days=30)
+                today - timedelta(days=30), today
+            )
+            asked["accounts to choose from"] = lambda catalog=catalog: catalog.values(
+                "account", 200
             )
             for what, ask in asked.items():
                 ask()

@@ -212,11 +212,11 @@ class TestRows:
 
     def test_days_are_counted(self, catalog):
         catalog.add(recording(n, size=10, received=MAY_1 + n // 3 * 86400) for n in range(5))
-        assert catalog.days(date(2026, 5, 1)) == {
+        assert catalog.days(date(2026, 5, 1), date(2026, 5, 3)) == {
             date(2026, 5, 1): (3, 30),
             date(2026, 5, 2): (2, 20),
         }
-        assert list(catalog.days(date(2026, 5, 2))) == [date(2026, 5, 2)]
+        assert list(catalog.days(date(2026, 5, 2), date(2026, 5, 3))) == [date(2026, 5, 2)]
 
 
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import wave
 from datetime import datetime
 
@@ -14,6 +15,8 @@ from receiver.catalog.description import Description, describe
 from receiver.core.naming import RecordingName, sidecar
 from support.catalogs import ACCOUNT, TOLD
 from support.storages import publish
+
+GREGORIAN = time.time() + 62_167_219_200  # now, as Kazoo counts
 
 
 class TestDescription:
@@ -46,6 +49,40 @@ class TestDescription:
         found = self.describe(storage, told)
         assert (found.duration, found.account) == (12.34, ACCOUNT)
         assert datetime.fromtimestamp(found.start).year == 2023
+
+    @pytest.mark.parametrize(
+        ("told", "seconds_before"),
+        [
+            ({"start": GREGORIAN - 600}, 600),
+            ({"start": str(int(GREGORIAN) - 600), "interaction_id": f"{int(GREGORIAN)}-x"}, 600),
+            ({"interaction_id": f"{int(GREGORIAN) - 300}-7a1b2c3d"}, 300),
+            ({"interaction_id": "63868000000-7a1b2c3d"}, 0),  # of years ago
+            ({"interaction_id": f"{int(GREGORIAN) + 900}-7a1b2c3d"}, 0),
+            ({"interaction_id": "nonsense"}, 0),
+            ({"start": "never"}, 0),
+            ({}, 0),
+        ],
+    )
+    def test_call_began_when_the_sender_tells_or_when_it_was_received(
+        self, storage, told, seconds_before
+    ):
+        found = self.describe(storage, told)
+        assert found.received - found.began == pytest.approx(seconds_before, abs=60)
+        if not seconds_before:
+            assert found.began == found.received
+
+    @pytest.mark.parametrize(
+        ("told", "direction"),
+        [
+            ({"direction": "inbound"}, "inbound"),
+            ({"direction": "Outbound"}, "outbound"),
+            ({"direction": "sideways"}, ""),
+            ({"direction": ["inbound"]}, ""),
+            ({}, ""),
+        ],
+    )
+    def test_direction(self, storage, told, direction):
+        assert self.describe(storage, told).direction == direction
 
     def test_path_tells_what_the_metadata_does_not(self, storage):
         found = self.describe(storage, name=RecordingName(f"{ACCOUNT}/x", "a/b@c", "wav"))

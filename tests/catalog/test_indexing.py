@@ -75,6 +75,66 @@ class TestReindex:
         assert page() == before
 
 
+class TestUpgrade:
+    """The catalog of an earlier release is told of until `reindex` has made it anew."""
+
+    OLDER = (
+        "CREATE TABLE catalog_recordings (id BIGINT PRIMARY KEY, day INTEGER, path VARCHAR(99))",
+        "CREATE TABLE catalog_terms (recording BIGINT, term VARCHAR(64))",
+        "CREATE INDEX catalog_by_day ON catalog_recordings (day)",
+        "INSERT INTO catalog_recordings VALUES (1, 2, 'a.mp3')",
+    )
+
+    def make_older(self, url: str) -> None:
+        older = Catalog(url)
+        older._database.create_file()
+        with older._database.engine.begin() as connection:
+            for statement in self.OLDER:
+                connection.exec_driver_sql(statement)
+        older.close()
+
+    def test_reindex_makes_it_anew(self, url, storage, caplog):
+        publish(storage, b"audio", metadata=json.dumps(TOLD).encode())
+        self.make_older(url)
+        running = Catalog(url)
+        assert running.is_partial()
+        line = "the catalog is of an earlier release: run kazoo-receiver reindex"
+        assert [each.message for each in caplog.records].count(line) == 1
+        assert list(running.paths()) == []
+        running.refresh(storage, str(NAME))  # what is received goes on to be found
+        assert running.is_partial() and list(running.paths()) == [str(NAME)]
+        other = Catalog(url)
+        reindex(other, storage)
+        other.close()
+        assert not running.is_partial()
+        assert list(running.paths()) == [str(NAME)]
+        running.close()
+        assert not Catalog(url).is_partial()
+
+    def test_new_one_is_not_told_of(self, url, storage, caplog):
+        catalog = Catalog(url)
+        assert not catalog.is_partial()
+        catalog.close()
+        assert not caplog.records
+
+    def test_page_tells(self, start, tmp_path):
+        url = f"sqlite:///{tmp_path}/older.sqlite"
+        self.make_older(url)
+        receiver = start(catalog=url, readers="ann:secret")
+        headers = {"Authorization": "Basic YW5uOnNlY3JldA==", "Accept": "text/html"}
+
+        def page() -> str:
+            return receiver.request("GET", "/browse/", headers=headers).text
+
+        receiver.put("/kzr/x.mp3")
+        wait_for(lambda: "<audio" in page())
+        assert "run <code>kazoo-receiver reindex</code>" in page()
+        environ = {"KZR_STORAGE": str(receiver.storage), "KZR_CATALOG": url}
+        command = [sys.executable, "-m", "flask", "--app", "app", "reindex"]
+        subprocess.run(command, cwd=PROJECT, env=environ, check=True, capture_output=True)
+        assert "reindex" not in page() and "<audio" in page()
+
+
 class TestRequests:
     """Of a bucket, each file that is opened is a request."""
 

@@ -59,18 +59,47 @@ class TestFormats:
             ("+1+cmd|' /C calc'!A0", "'+1+cmd|' /C calc'!A0"),
             ("-Ann", "'-Ann"),
             ("@SUM(1)", "'@SUM(1)"),
-            ("\t=1", "'\t=1"),
+            ("\t=1", "'\t'=1"),
             ("＝1", "'＝1"),
-            ("+15550100\n=1", "'+15550100\n=1"),
+            ("+15550100\n=1", "'+15550100\n'=1"),
             ("+15550100\n", "'+15550100\n"),
             ("+15550100", "+15550100"),
             ("-5", "-5"),
+            (" =1+1", "' =1+1"),
+            ("\xa0=1+1", "'\xa0=1+1"),
+            ("\u200b\ufeff=1+1", "'\u200b\ufeff=1+1"),
+            ("\x00\x01=1+1", "'\x00\x01=1+1"),
+            ("Bob;=1+1", "'Bob;'=1+1"),
+            ("Bob\t=1+1", "'Bob\t'=1+1"),
+            ("Bob,=1+1", "'Bob,'=1+1"),
+            ("Bob|@x", "'Bob|'@x"),
+            ("Bob; \x01-x", "'Bob;' \x01-x"),
+            ('Bob;"=1+1', "'Bob;'\"=1+1"),
+            ("Bob\u2028+x", "'Bob\u2028'+x"),
+            ("Bob; Ann, Eve-Lee = two", "Bob; Ann, Eve-Lee = two"),
+            ("Bob;+15550100", "Bob;+15550100"),
+            ("+15550100;+15550101", "+15550100;+15550101"),
+            ("+15550100;+cmd", "'+15550100;'+cmd"),
             ("Ann", "Ann"),
             ("", ""),
         ],
     )
     def test_cells_are_no_formulas(self, text, expected):
         assert cell(text) == expected
+
+    @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+    def test_table_has_no_formula_by_any_separator(self, receiver, separator):
+        names = ["Bob;=1+1", " =1+1", "Bob\t=1+1", 'x",=1;"=2', ';";";=3', "a\r\n=4;\t=5", "+1;@6"]
+        for number, name in enumerate(names):
+            send(receiver, f"call_recording_{number}.mp3", caller_id_name=name)
+        text = get(receiver, "?format=csv").body.decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+        cells = [cell for row in rows for cell in row]
+        cells += [part for line in text.splitlines() for part in line.split(separator)]
+        for each in cells:
+            plain = each.strip("\"' \t\r\n") if not each.strip().strip('"').startswith("'") else ""
+            assert not plain.startswith(("=", "@", "-")), each
+            assert not plain.startswith("+") or plain[1:].isdigit(), each
 
 
 class TestErrors:
@@ -90,6 +119,13 @@ class TestErrors:
             ('after=["x",1]', "there is no such page"),
             ("after=[NaN,1]", "there is no such page"),
             ("sort=caller&after=[1,1]", "there is no such page"),
+            ("after=[true,1]", "there is no such page"),
+            ('after=["1",1]', "there is no such page"),
+            ("time=x", "time is one of began, received"),
+            ("direction=x", "direction is one of inbound, outbound"),
+            ("shortest=x", "shortest is a number of seconds"),
+            ("shortest=-1", "shortest is a number of seconds"),
+            (f"account={'x' * 256}", "account has at most 255 characters"),
             (f"after={'[' * 2400}", "there is no such page"),
             ("folder=../x", "a folder is written as the storage has it"),
             (f"text={'x' * 201}", "a search has at most 200 characters"),

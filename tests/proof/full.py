@@ -416,7 +416,7 @@ def has_failed(receiver: Receiver, times: int) -> bool:
 
 def in_catalog(file: Path) -> list[str]:
     with suppress(sqlite3.OperationalError), closing(sqlite3.connect(file)) as database:
-        return [path for (path,) in database.execute("select path from catalog_recordings")]
+        return [path for (path,) in database.execute("select path from catalog2_recordings")]
     return []
 
 

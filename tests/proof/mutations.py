@@ -457,8 +457,8 @@ MUTATIONS = [
     Mutation(
         "removal of the metadata of an upload that broke off",
         PUBLISH,
-        "                os.unlink(sidecar(name.filename, kind), dir_fd=folder)\n",
-        "                pass\n",
+        "            remove(sidecar(name.filename, kind), folder)\n",
+        "            pass\n",
         IN_STORAGE,
     ),
     Mutation(

@@ -22,6 +22,38 @@ def test_query_is_decoded_as_kazoo_encodes_it():
 
 
 @pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("caller_id_name=Ann+Lee", {"caller_id_name": "Ann Lee"}),
+        (
+            "caller_id_name=Ann+Lee&caller_id_number=+15550100",
+            {"caller_id_name": "Ann Lee", "caller_id_number": "+15550100"},
+        ),
+        (
+            "caller_id_name=Ann+%2B+Lee&callee_id_number=%2B1+555+0100",
+            {"caller_id_name": "Ann + Lee", "callee_id_number": "+1 555 0100"},
+        ),
+        ("callee_id_number=+1+555+0100", {"callee_id_number": "+1 555 0100"}),
+        ("caller_id_name=J%C3%B6rg+Lee", {"caller_id_name": "Jörg Lee"}),
+        ("caller_id_name=C%2B%2B", {"caller_id_name": "C++"}),
+        ("caller_id_name=C++", {"caller_id_name": "C++"}),
+        ("caller_id_name=+15550100", {"caller_id_name": "+15550100"}),
+        ("call_id=a+b&from=a+b%40c", {"call_id": "a+b", "from": "a+b@c"}),
+        # What no form encodes so is not taken for one:
+        (
+            "caller_id_name=AT+T&callee_id_name=Ann%20Lee",
+            {"caller_id_name": "AT+T", "callee_id_name": "Ann Lee"},
+        ),
+        ("caller_id_name=AT+T&to=x@y", {"caller_id_name": "AT+T", "to": "x@y"}),
+        ("caller_id_name=AT+T&from=sip:x", {"caller_id_name": "AT+T", "from": "sip:x"}),
+        ("caller_id_name=J\xc3\xb6rg+T", {"caller_id_name": "Jörg+T"}),
+    ],
+)
+def test_plus_is_a_space_where_a_query_is_encoded_as_forms_are(query, told):
+    assert metadata.from_query(query) == told
+
+
+@pytest.mark.parametrize(
     "query",
     [
         "",

@@ -25,6 +25,7 @@ TOLD = {
 def recording(number: int, **known) -> Description:
     values = {field.name: "" for field in dataclasses.fields(Description)}
     values |= {"size": 1000 + number, "received": MAY_1 + number, "start": 0.0, "duration": 0.0}
+    values["began"] = known.get("received", values["received"])
     path = known.pop("path", f"{number}.mp3")
     folder = path.rpartition("/")[0]
     return Description(**(values | {"path": path, "original": path, "folder": folder} | known))

@@ -410,16 +410,16 @@ class StorageContract:
 
         def write(number: int) -> None:
             own = self.open()
-            barrier.wait()
-            publish(own, b"%d" % number * 1000)
+            for round_ in range(5):
+                barrier.wait()
+                publish(own, b"%d" % (round_ * 16 + number) * 1000)
 
-        for round_ in range(5):
-            writers = [context.Process(target=write, args=(round_ * 16 + n,)) for n in range(16)]
-            for writer in writers:
-                writer.start()
-            for writer in writers:
-                writer.join()
-                assert writer.exitcode == 0
+        writers = [context.Process(target=write, args=(number,)) for number in range(16)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+            assert writer.exitcode == 0
         wanted = Counter(b"%d" % number * 1000 for number in range(80))
         assert Counter(self.read().values()) == wanted
 

@@ -64,7 +64,9 @@ class Front(Storing):
         def is_up() -> bool:
             assert self.process.poll() is None, (self.folder / "output").read_text() + self.log
             with closing(socket()) as sock:
-                return sock.connect_ex(("127.0.0.1", self.port)) == 0
+                is_open = sock.connect_ex(("127.0.0.1", self.port)) == 0
+            # nginx answers before it writes its pid, and is not whole until then.
+            return is_open and (self.program != "nginx" or (self.folder / "pid").exists())
 
         wait_for(is_up, why=f"{command[0]} to start")
 
@@ -102,7 +104,7 @@ class NginxServer(Front):
             {f"user {user};" if os.geteuid() == 0 else ""}
             daemon off;
             worker_processes auto;
-            pid {self.folder}/nginx.pid;
+            pid {self.folder}/pid;
             error_log {self.log_path};
             events {{ }}
             http {{

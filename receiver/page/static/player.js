@@ -1,16 +1,61 @@
 // Comfort for those who let scripts run; the page works without it.
-// One recording plays at a time, times of a transcript seek in place, what is being said is marked.
+// One recording plays at a time, at the speed that was chosen, and skips ten seconds; times of a
+// transcript seek in place, and what is being said is marked.
 "use strict";
 
+const players = [...document.querySelectorAll("audio, video")];
+const player = document.querySelector(".follow audio, .follow video");
+const segments = [...document.querySelectorAll("[data-start]")];
+let current = players[0];  // that which is played, or was
+let marked = document.querySelector(".playing");
+
 document.addEventListener("play", (event) => {
-    for (const other of document.querySelectorAll("audio, video")) {
-        if (other !== event.target) other.pause();
+    current = event.target;
+    for (const other of players) {
+        if (other !== current) other.pause();
     }
 }, true);  // while it goes down, because it does not bubble
 
-const player = document.querySelector(".follow audio, .follow video");
-const segments = [...document.querySelectorAll("[data-start]")];
-let marked = document.querySelector(".playing");
+const tools = document.querySelector(".tools");
+const speed = document.getElementById("speed");
+
+function setSpeed(value) {
+    speed.value = value;
+    for (const each of players) each.defaultPlaybackRate = each.playbackRate = Number(value);
+    try {
+        sessionStorage.setItem("speed", value);
+    } catch { /* where nothing may be stored, it is for this page */ }
+}
+
+function skip(seconds) {
+    const end = current.duration || 0;  // not known before something was loaded
+    current.currentTime = Math.min(Math.max(current.currentTime + seconds, 0), end);
+}
+
+function press(event) {  // with Shift, because letters alone may be what somebody dictates
+    const is_plain = event.shiftKey && !event.ctrlKey && !event.metaKey && !event.altKey;
+    if (!is_plain || event.target.closest("input, select, textarea")) return;
+    const step = {ArrowDown: -1, ArrowUp: 1}[event.key];
+    const seconds = {ArrowLeft: -10, ArrowRight: 10}[event.key];
+    const next = speed.options[speed.selectedIndex + step];
+    if (seconds) skip(seconds);
+    else if (next) setSpeed(next.value);
+    if (seconds || step) event.preventDefault();
+}
+
+if (tools && players.length) {
+    tools.hidden = false;
+    let stored = null;
+    try {
+        stored = sessionStorage.getItem("speed");
+    } catch { /* as above */ }
+    if ([...speed.options].some((each) => each.value === stored)) setSpeed(stored);
+    speed.addEventListener("change", () => setSpeed(speed.value));
+    for (const each of tools.querySelectorAll("[data-skip]")) {
+        each.addEventListener("click", () => skip(Number(each.dataset.skip)));
+    }
+    document.addEventListener("keydown", press, true);  // before a player takes the key
+}
 
 function mark(segment) {
     if (segment === marked) return;
