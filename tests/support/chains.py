@@ -9,7 +9,7 @@ import re
 from xdist.scheduler import LoadScopeScheduling
 
 SERVERS = (
-    *("gunicorn", "nginx", "handover", "mod_proxy", "mod_wsgi"),
+    *("gunicorn", "nginx", "handover", "mod_proxy", "mod_wsgi", "accel", "xsendfile"),
     *("directory", "s3", "postgresql", "mariadb", "sqlite", "redis"),
 )
 SERVER = re.compile(rf"[\[-]({'|'.join(SERVERS)})[\]-]")
