@@ -351,6 +351,17 @@ def test_file_is_read_as_systemd_reads_it(text, value):
     assert dict(variables(text)) == {"A": value}
 
 
+@pytest.mark.parametrize("command", ["verify", "holds"])
+def test_output_that_cannot_be_written_is_told_in_one_line(service, command):
+    service.record(about=ABOUT)
+    service.run("hold", "abc.mp3")
+    with open("/dev/full", "wb") as full:
+        shown = service.run(command, stdout=full)
+    assert shown.returncode == 1
+    line = "Error: the output cannot be written: No space left on device"
+    assert shown.stderr.splitlines()[1:] == [line]
+
+
 def test_python_that_only_root_can_read_is_told(service, monkeypatch):
     """As one of pyenv's in root's home: the owner would find no module any more."""
     from receiver.commands.service import become_owner
