@@ -11,7 +11,7 @@ from ..core.naming import sidecar
 from ..core.publish import storage_errors
 from ..errors import CatalogUnavailable, NotStored, ReceiverError, StorageFailed
 from ..formats import SIDECARS
-from ..parts import Catalog, Listed, Storage
+from ..parts import Catalog, Described, Listed, Storage
 from ..shown import shown
 from ..storage import sidecars
 from ..storage.parallel import THREADS, in_parallel
@@ -110,11 +110,11 @@ def _check(
     path = listed.path
     if listed.is_gone:  # what is left beside it is told of below
         return
-    if catalog and not catalog.get(path) and _is_settled(listed.modified, now):
-        report.tell("extra", path, "stored, but not in the catalog")
     for kind in SIDECARS:
         _check_beside(storage, path, kind, report)
-    is_known, changed = _compare(storage, catalog, path, now)
+    is_known, changed, row = _compare(storage, catalog, path, now)
+    if catalog and not row and _is_settled(listed.modified, now):
+        report.tell("extra", path, "stored, but not in the catalog")
     with report.lock:
         report.read += 1
         report.without += not is_known
@@ -145,8 +145,8 @@ def _is_settled(modified: float, now: float) -> bool:
 
 def _compare(
     storage: Storage, catalog: Catalog | None, path: str, now: float
-) -> tuple[bool, list[str]]:
-    """Whether the SHA-256 of a recording is known, and what differs from what is known of it."""
+) -> tuple[bool, list[str], Described | None]:
+    """Whether the SHA-256 of a recording is known, what differs from what is known, and its row."""
     for _ in range(ATTEMPTS):
         with storage_errors(), closing(storage.open(path)) as recording:
             digest = recording.sha256()
@@ -169,7 +169,7 @@ def _compare(
         with closing(storage.open(path)) as again:
             if again.etag == recording.etag:
                 break
-    return bool(known or recording.noted), changed
+    return bool(known or recording.noted), changed, row
 
 
 def _told(digest: str, known: str, source: str) -> str:
