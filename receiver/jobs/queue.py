@@ -8,7 +8,7 @@ worker dead or its jobs wait.
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -168,11 +168,17 @@ class Queue:
 
         self._change(leave)
 
-    def beat(self, worker: str) -> dict[str, int]:
-        """Tell that a worker lives, and return the beats of the others; or raise `Lost`."""
+    def beat(self, worker: str, running: Collection[int]) -> dict[str, int]:
+        """Tell that a worker lives, and return the beats of the others; or raise `Lost`.
+
+        `running` are the ids of the jobs that it does. What else it has taken it never learned of,
+        because the connection broke: it is given back.
+        """
 
         def beat(connection: sa.Connection) -> dict[str, int]:
             _live(connection, worker)
+            unknown = sa.and_(jobs.c.taken_by == worker, jobs.c.id.not_in(running))
+            _give_back(connection, unknown)
             others = sa.select(workers.c.id, workers.c.beat).where(workers.c.id != worker)
             current, latest = now(connection), _time(connection, "worker")
             if latest is not None and latest > current + SLACK:  # the clock was set back

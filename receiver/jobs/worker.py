@@ -29,7 +29,7 @@ class Worker:
         self._threads = threads
         self._id = ""
         self._silences = Silences()
-        self._running = 0
+        self._running: set[int] = set()
         self._changed = threading.Condition()
         self._is_stopping = False
         self._is_down = False
@@ -43,7 +43,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         with ThreadPoolExecutor(self._threads, "job") as pool:
-            while not self._is_stopping:
+            while not self._is_stopping or self._is_busy():  # until then others must know
                 try:
                     self._turn(pool)
                     self._is_down = False
@@ -55,8 +55,6 @@ class Worker:
                         logger.warning("%s: it is tried again", error)
                     self._is_down = True
                     self._wait(PAUSE)
-        if self._hour:
-            self._hour.join()
         if self._id:
             try:
                 self._queue.leave(self._id)
@@ -71,6 +69,9 @@ class Worker:
     def _stop(self) -> None:
         self._is_stopping = True
 
+    def _is_busy(self) -> bool:
+        return bool(self._running) or self._hour is not None and self._hour.is_alive()
+
     def _turn(self, pool: ThreadPoolExecutor) -> None:
         """Tell that this worker lives, and begin as many jobs as it has room for."""
         if not self._id:
@@ -80,25 +81,25 @@ class Worker:
         if time.monotonic() >= self._next_beat:
             self._next_beat = time.monotonic() + BEAT
             self._beat()
-        room = self._threads - self._running
+        room = 0 if self._is_stopping else self._threads - len(self._running)
         taken = self._queue.take(self._id, [*self._jobs.kinds], room) if room else []
         for job in taken:
             with self._changed:
-                self._running += 1
+                self._running.add(job.id)
             pool.submit(self._do, job, self._id)
         if len(taken) < room or not room:
             self._wait(POLL, until_room=not room)
 
     def _wait(self, seconds: float, *, until_room: bool = False) -> None:
-        """Wait for a while, or until a job has ended; a signal's handler takes no lock."""
+        """Wait for a while, or until a job has ended where there was no room for another."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_stopping or until_room and self._running < self._threads,
-                seconds,
-            )
+            before = len(self._running)
+            self._changed.wait_for(lambda: until_room and len(self._running) < before, seconds)
 
     def _beat(self) -> None:
-        others = self._queue.beat(self._id)
+        with self._changed:
+            running = set(self._running)
+        others = self._queue.beat(self._id, running)
         for worker in self._silences.of(others, time.monotonic()):
             if self._queue.bury(worker, others[worker]):
                 logger.warning("a worker has died: what it had taken is done again")
@@ -131,7 +132,7 @@ class Worker:
             logger.exception("internal error")
         finally:
             with self._changed:
-                self._running -= 1
+                self._running.discard(job.id)
                 self._changed.notify()
 
     def _note(self, note: Callable[[], object]) -> None:

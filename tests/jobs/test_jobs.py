@@ -370,6 +370,23 @@ class TestWorker:
         assert "Error: there is no queue of jobs in" in result.stderr
         assert not (storage.root / ".queue.sqlite").exists()
 
+    def test_worker_that_is_told_to_stop_lives_until_its_jobs_have_ended(
+        self, start, tmp_path, start_worker
+    ):
+        """Another worker would do them a second time."""
+        settings = {
+            "storage": tmp_path / "recordings",
+            "on_stored": f"sh -c 'echo >> {tmp_path}/begun; sleep 6; echo >> {tmp_path}/ended'",
+        }
+        start(**settings).put("/kzr/x.mp3", b"A")
+        (tmp_path / "shift").write_text("0")
+        worker = start_worker(tmp_path / "shift", **settings)
+        wait_for(lambda: (tmp_path / "begun").exists())
+        other = start_worker(tmp_path / "shift", **settings)
+        assert worker.stop() == 0
+        assert other.stop() == 0
+        assert (tmp_path / "begun").read_text() == (tmp_path / "ended").read_text() == "\n"
+
     def test_what_runs_at_a_stop_is_finished(self, start, tmp_path, start_worker):
         settings = {
             "storage": tmp_path / "recordings",

@@ -289,15 +289,15 @@ class TestDeath:
         other = open_jobs(log=log)
         assert drain(other) == 0
         worker = other.queue.register()
-        beat = other.queue.beat(worker)[dead]
+        beat = other.queue.beat(worker, ())[dead]
         assert other.queue.bury(dead, beat)
         assert drain(other, worker) == 1
 
     def test_worker_that_spoke_meanwhile_is_not_buried(self, open_jobs, log):
         jobs = open_jobs(log=log)
         slow, other = jobs.queue.register(), jobs.queue.register()
-        beat = jobs.queue.beat(other)[slow]
-        jobs.queue.beat(slow)
+        beat = jobs.queue.beat(other, ())[slow]
+        jobs.queue.beat(slow, ())
         assert not jobs.queue.bury(slow, beat)
 
     def test_worker_that_was_taken_for_dead_changes_nothing_of_what_others_do(self, open_jobs, log):
@@ -305,17 +305,29 @@ class TestDeath:
         jobs.add(Stored(Outcome.CREATED, "x.mp3", etag="a"))
         slow, other = jobs.queue.register(), jobs.queue.register()
         (job,) = jobs.queue.take(slow, ["log"], 1)
-        jobs.queue.bury(slow, jobs.queue.beat(other)[slow])
+        jobs.queue.bury(slow, jobs.queue.beat(other, ())[slow])
         (again,) = jobs.queue.take(other, ["log"], 1)
         for late in (
             lambda: jobs.queue.finish(job, slow),
             lambda: jobs.queue.fail(job, slow, "late"),
-            lambda: jobs.queue.beat(slow),
+            lambda: jobs.queue.beat(slow, ()),
         ):
             with pytest.raises(Lost):
                 late()
         jobs.queue.finish(again, other)
         assert waiting(jobs) == 0
+
+    def test_what_a_worker_never_learned_that_it_has_is_given_back(self, open_jobs, log):
+        """The connection broke after the commit that took it."""
+        jobs = open_jobs(log=log)
+        for name in ("known", "unknown"):
+            jobs.add(Stored(Outcome.CREATED, name, etag="a"))
+        worker = jobs.queue.register()
+        known, _ = jobs.queue.take(worker, ["log"], 2)
+        jobs.queue.beat(worker, [known.id])
+        (again,) = jobs.queue.take(worker, ["log"], 2)
+        assert (known.event.path, again.event.path) == ("known", "unknown")
+        jobs.queue.finish(known, worker)
 
     def test_what_nobody_has_is_given_back_to_the_next_worker(self, open_jobs, log):
         jobs = open_jobs(log=log)
@@ -367,10 +379,10 @@ class TestClock:
         jobs = open_jobs(log=log)
         jobs.add(Stored(Outcome.CREATED, "x.mp3", etag="a"))
         worker = jobs.queue.register()
-        jobs.queue.beat(worker)
+        jobs.queue.beat(worker, ())
         drain(jobs, worker)
         clock(-DAY)
-        jobs.queue.beat(worker)
+        jobs.queue.beat(worker, ())
         assert drain(jobs, worker) == 0
         clock(FIRST_PAUSE + 0.1)
         assert drain(jobs, worker) == 1
@@ -383,9 +395,9 @@ class TestClock:
         (job,) = jobs.queue.take(worker, ["log"], 1)
         clock(by)
         silences = Silences()
-        assert silences.of(jobs.queue.beat(other), 0.0) == []
-        jobs.queue.beat(worker)
-        assert silences.of(jobs.queue.beat(other), 2 * BEAT) == []
+        assert silences.of(jobs.queue.beat(other, ()), 0.0) == []
+        jobs.queue.beat(worker, [job.id])
+        assert silences.of(jobs.queue.beat(other, ()), 2 * BEAT) == []
         assert jobs.queue.take(other, ["log"], 1) == []
         jobs.queue.finish(job, worker)
 
@@ -448,7 +460,7 @@ class TestSize:
         stored = Stored(Outcome.CREATED, "x.mp3", etag="a")
         jobs.add(stored)
         worker = jobs.queue.register()
-        jobs.queue.beat(worker)
+        jobs.queue.beat(worker, ())
         drain(jobs, worker)
         jobs.backlog(), list(jobs.given_up()), jobs.retry(), jobs.queue.forget_old()
         jobs.check(), jobs.queue.claim_hour(), jobs.forget(stored.path, stored.etag)
