@@ -162,9 +162,7 @@ class BucketStorage(BackEnd):
             return Stored(Outcome.IDENTICAL, path, etag=same[1])
         if not self._supersede:
             raise NameTaken(f"another recording is stored as {path}: it was kept")
-        broken = self._among(
-            older, old.size, old_digest, lambda: plain_tag(old.version.get("e_tag"))
-        )
+        broken = self._among(older, old.size, old_digest, old.tag)
         if broken:  # the call that kept it
             kept_as = broken[0]
         else:
@@ -362,8 +360,10 @@ class BucketStorage(BackEnd):
 
         Then its metadata are only there, where the other has none.
         """
-        older = self._older(path)
-        return bool(self._among(older, newest.size, newest.noted, lambda: newest.etag))
+        found = self._bucket.head(_key(path))
+        if not found or found.digest != newest.noted:  # another has the name by now
+            return True
+        return bool(self._among(self._older(path), found.size, newest.noted, found.tag))
 
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
         folder = prefix.rpartition("/")[0]

@@ -71,12 +71,16 @@ class Found:
     def modified(self) -> float:
         return self.changed if self.received is None else self.received
 
+    def tag(self) -> str:
+        """The server's own ETag, "" where it gives none."""
+        return plain_tag(self.version.get("e_tag"))
+
     @property
     def etag(self) -> str:
         """What tells a recording from others; its copies have the same, where the server can."""
         if self.digest and self.received is not None:
             return etag_of(self.digest, self.received)
-        return plain_tag(self.version.get("e_tag")) or f"{self.size:x}-{self.changed:.0f}"
+        return self.tag() or f"{self.size:x}-{self.changed:.0f}"
 
 
 class Bucket:
