@@ -72,7 +72,7 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
 def about(config: Mapping[str, Any], access: object) -> str:
     """What a start tells: where it stores, who may, and what is on."""
     from .config import JOBS
-    from .storage.existing import shown
+    from .storage.existing import without_password
 
     optional = [
         f"KZR_{name}"
@@ -80,4 +80,4 @@ def about(config: Mapping[str, Any], access: object) -> str:
         if config[name] not in ("no", "", (), {}, False)
     ]
     on = ", ".join(optional) or "nothing more"
-    return f"storage: {shown(config['STORAGE'])}; {access}; on: {on}"
+    return f"storage: {without_password(config['STORAGE'])}; {access}; on: {on}"

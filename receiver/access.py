@@ -79,12 +79,13 @@ class Access:
 
     def _is_known_reader(self, user: str, secret: str) -> bool:
         if secret:
-            return self._is_known(self._readers, user, secret)
+            return self._is_known(self._readers, user, secret, is_read_back=True)
         # Reading back, Kazoo 4.3 and master drop the colon between the two. A refusal has tried
         # every reader's name, so that the time does not tell whether one is in front.
         names = sorted(self._readers, key=user.startswith, reverse=True)
         return any(
-            self._is_known(self._readers, name, user[len(name) :]) and user.startswith(name)
+            self._is_known(self._readers, name, user[len(name) :], is_read_back=True)
+            and user.startswith(name)
             for name in names
         )
 
@@ -93,20 +94,36 @@ class Access:
         # A list, so that every token is compared and the time does not tell which is near.
         return any([hmac.compare_digest(given, token.encode()) for token in self._tokens])
 
-    def _is_known(self, known: Mapping[str, str], user: str, secret: str) -> bool:
+    def _is_known(
+        self, known: Mapping[str, str], user: str, secret: str, *, is_read_back: bool = False
+    ) -> bool:
         # An unknown user's secret is compared too, and where some secrets are hashes, each refusal
         # checks one, so that the time does not tell who exists.
         hashed = next((each for each in known.values() if each.startswith(HASH_METHODS)), "")
         expected = known.get(user) or hashed or next(iter(known.values()), "")
-        if self._matches(expected, secret) and user in known:
+        if self._matches(expected, secret, is_read_back) and user in known:
             return True
         if hashed and not expected.startswith(HASH_METHODS):
-            self._matches(hashed, secret)
+            self._matches(hashed, secret, is_read_back)
         return False
 
-    def _matches(self, expected: str, secret: str) -> bool:
-        if not expected.startswith(HASH_METHODS):
-            return hmac.compare_digest(expected.encode(), secret.encode())
+    def _matches(self, expected: str, secret: str, is_read_back: bool) -> bool:
+        """Whether a secret is the expected one, or what Kazoo 4.3 and master read it back as.
+
+        They take its leading digits for a port, so that `01abc` comes as `1abc`: without zeros
+        before another digit. Of a hashed secret, one zero may be missing.
+        """
+        if expected.startswith(HASH_METHODS):
+            return self._is_hashed(expected, secret) or bool(
+                is_read_back
+                and re.match("[0-9]", secret)
+                and self._is_hashed(expected, f"0{secret}")
+            )
+        given, read_back = secret.encode(), re.sub("^0+(?=[0-9])", "", expected)
+        is_it = hmac.compare_digest(expected.encode(), given)
+        return hmac.compare_digest(read_back.encode(), given) and is_read_back or is_it
+
+    def _is_hashed(self, expected: str, secret: str) -> bool:
         # Checking a password hash is slow by design: remember a success, by a keyed digest.
         digest = hmac.digest(self._key, f"{expected} {secret}".encode(), "sha256")
         if digest not in self._verified and check_password_hash(expected, secret):

@@ -76,6 +76,12 @@ class NotStored(ReceiverError):
     code = 404
 
 
+class ConditionFailed(ReceiverError):
+    """The recording is not the one that the request was made on condition of."""
+
+    code = 412
+
+
 class NameExists(ReceiverError):
     """A recording has the name, and the request was made on condition that none does."""
 

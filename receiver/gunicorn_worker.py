@@ -28,7 +28,7 @@ try:
     require_parts(
         "gunicorn",
         {
-            Request: ("parse_request_line", "__init__"),
+            Request: ("parse_request_line", "parse", "__init__"),
             RequestParser: ("mesg_class",),
             SocketUnreader: ("max_body_chunk",),
             ThreadWorker: ("handle",),
@@ -91,6 +91,12 @@ class KazooRequest(Request):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(cfg, unreader, peer_addr, req_number)
         client.settimeout(None)  # who plays a recording may take a pause
         unreader.sock = PatientSocket(client, self.body_pause, self.body_total)
+
+    def parse(self, unreader: Any) -> Any:
+        # As the setting has it, and not cut to gunicorn's own 8190: callers, channel variables and
+        # Kazoo's whole document may be in the line, and web servers in front take as much.
+        self.limit_request_line = self.cfg.limit_request_line
+        return super().parse(unreader)
 
     def parse_request_line(self, line_bytes: bytes) -> None:
         # What RFC 3986 wants the client to do with these bytes; every check still follows.

@@ -22,6 +22,8 @@ from .errors import Forbidden
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+SENT_PATH = "receiver.sent_path"  # in a WSGI environment: the URL's path just as it was sent
+
 
 class Outcome(StrEnum):
     """What publishing a recording did."""
@@ -164,6 +166,14 @@ class Storage(Protocol):
     @abstractmethod
     def open(self, path: str) -> Recording:
         """Open what is stored at `path`, or raise `NotStored`; the caller closes it."""
+
+    @abstractmethod
+    def open_described(self, path: str) -> tuple[Recording, bytes | None]:
+        """Open the recording at `path`, or raise `NotStored`, and read its `NAME.json`.
+
+        Both are of the same moment. There is b"" for no metadata, and None where another recording
+        is about to take the name, so that what lies beside this one may be that one's.
+        """
 
     @abstractmethod
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
@@ -349,9 +359,10 @@ class Exchange:
 
 def exchange() -> Exchange:
     """The current request's, which begins when it is first asked for."""
-    if "exchange" not in g:
-        g.exchange = Exchange(parts().open_body(request.environ), time.monotonic())
-    found: Exchange = g.exchange
+    try:
+        found: Exchange = g.exchange
+    except AttributeError:
+        found = g.exchange = Exchange(parts().open_body(request.environ), time.monotonic())
     return found
 
 

@@ -15,7 +15,7 @@ from .errors import SettingError
 from .memory import keep_freed_blocks
 from .parts import Parts
 from .storage import open_configured
-from .storage.existing import local_path, shown
+from .storage.existing import local_path, without_password
 
 if TYPE_CHECKING:
     from .jobs.work import Jobs
@@ -90,7 +90,7 @@ def init(service: Service) -> None:
         settings = load()
         is_new = not os.path.exists(local_path(settings["STORAGE"]) or "/")
         open_configured(settings)
-    click.echo(f"ready: {shown(settings['STORAGE'])}")
+    click.echo(f"ready: {without_password(settings['STORAGE'])}")
     if is_new and os.geteuid() == 0:
         path = local_path(settings["STORAGE"])
         click.echo(f"It is root's. Give it to the service's user: chown www-data: {path}")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -22,6 +23,12 @@ with suppress(ImportError):
 
     settings.register_profile("tests", deadline=None)  # a busy machine is no failure
     settings.load_profile("tests")
+
+# Certificates are looked up in their folder. All of them in one file would be read, and that by
+# PyMySQL for each of its connections, whether the server has TLS or not.
+certificates = ssl.get_default_verify_paths().capath
+if certificates and any(Path(certificates).glob("*.0")):
+    os.environ |= {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": certificates}
 
 
 def pytest_configure(config):
@@ -95,6 +102,8 @@ def backend(request, tmp_path, monkeypatch) -> "backends.Backend":
     folder.mkdir()
     if request.param == "directory":
         return Backend(str(tmp_path / "recordings"), folder)
+    if request.param == "sqlite":  # where a test asks for it
+        return Backend(f"sqlite:///{tmp_path}/recordings.sqlite", folder)
     if request.param == "s3":
         server = request.getfixturevalue("rclone")
         for name, value in server.environ.items():

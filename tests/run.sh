@@ -10,6 +10,7 @@
 # fail where CI=true is set.
 set -eu
 cd "$(dirname "$0")/.."
+unset PYTHONDONTWRITEBYTECODE # hundreds of processes start: none compiles what another has
 
 # A Debian package for each program that the tests start.
 packages=""

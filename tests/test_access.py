@@ -88,6 +88,65 @@ def test_password_hash_is_checked_once_for_each_right_secret(monkeypatch):
     assert checks == ["right", "wrong"]
 
 
+READ_BACK = [
+    ("01abc", ["01abc", "1abc"], ["abc", "001abc", "0abc", "11abc", "1abd", "1", ""]),
+    ("0012", ["0012", "12"], ["012", "1", "2", "0"]),
+    ("00x", ["00x", "0x"], ["x", "000x"]),
+    ("0x", ["0x"], ["x", "00x"]),
+    ("000", ["000", "0"], ["00", ""]),
+    ("10", ["10"], ["010", "1", "0"]),
+    ("x01", ["x01"], ["x1"]),
+]
+
+
+@pytest.mark.parametrize(("secret", "right", "wrong"), READ_BACK)
+@pytest.mark.parametrize("colon", [":", ""])
+def test_secret_may_lack_the_zeros_that_kazoo_drops_when_it_reads(secret, right, wrong, colon):
+    """Its parser takes the digits before the rest for a port."""
+    access = Access({}, (), readers={"kazoo": secret, "other": "secret"})
+
+    def may_read(given: str) -> bool:
+        if colon and given:
+            return access._is_known_reader("kazoo", given)
+        return access._is_known_reader(f"kazoo{given}", "")
+
+    assert [each for each in [*right, *wrong] if may_read(each)] == right
+    assert not access._is_known_reader("other", "1abc")
+
+
+def test_hashed_secret_may_lack_one_zero():
+    hashed = generate_password_hash("01abc", "pbkdf2:sha256:1000")
+    access = Access({}, (), readers={"kazoo": hashed, "x": "y"})
+    for given in ("01abc", "1abc"):
+        assert access._is_known_reader("kazoo", given)
+        assert access._is_known_reader(f"kazoo{given}", "")
+    for given in ("abc", "001abc", "1abd", ""):
+        assert not access._is_known_reader("kazoo", given or "-")
+        assert not access._is_known_reader(f"kazoo{given}", "")
+
+
+def test_refusal_checks_as_many_hashes_whoever_is_named(monkeypatch):
+    checks = []
+
+    def check(expected: str, secret: str) -> bool:
+        checks.append(secret)
+        return False
+
+    monkeypatch.setattr("receiver.access.check_password_hash", check)
+    readers = {"hash": "scrypt:32768:8:1$salt$hash", "plain": "01abc"}
+    for secret, count in (("wrong", 1), ("1wrong", 2)):
+        for user in ("hash", "plain", "nobody"):
+            checks.clear()
+            assert not Access({}, (), readers=readers)._is_known_reader(user, secret)
+            assert len(checks) == count
+
+
+def test_writer_needs_the_very_secret(tmp_path):
+    app = create_app({"STORAGE": str(tmp_path), "WRITERS": "kazoo:01abc"})
+    assert put(app, "10.0.0.1", **basic("kazoo:1abc")) == 401
+    assert put(app, "10.0.0.1", **basic("kazoo:01abc")) == 201
+
+
 def put(app: Flask, address: str, **headers: str) -> int:
     environ = {"REMOTE_ADDR": address}
     return (

@@ -43,7 +43,7 @@ def test_raw_bytes_that_are_no_utf8_are_taken(worker: Receiver):
         b"PUT /kzr/call_recording_X.mp3 HTTP/9.1",
         b"P\xc3\x9cT /kzr/call_recording_X.mp3 HTTP/1.1",
         b"PUT kzr/call_recording_X.mp3 HTTP/1.1",
-        b"PUT /kzr/call_recording_X.mp3?" + b"x" * 8200 + b" HTTP/1.1",
+        b"PUT /kzr/call_recording_X.mp3?" + b"x" * 16400 + b" HTTP/1.1",
     ],
 )
 def test_every_other_check_of_the_request_line_stays(worker: Receiver, line):
@@ -52,7 +52,7 @@ def test_every_other_check_of_the_request_line_stays(worker: Receiver, line):
 
 
 def test_long_query_of_kazoo_is_taken(worker: Receiver):
-    target = b"/kzr/call_recording_X.mp3?from=" + b"x" * 8000
+    target = b"/kzr/call_recording_X.mp3?from=" + b"x" * 16000
     assert worker.raw(b"PUT %s HTTP/1.1\r\n" % target + HEAD).status == 201
 
 
@@ -141,7 +141,7 @@ def test_gunicorn_command_starts_the_same(tmp_path):
     assert settings["worker_class"] == "receiver.gunicorn_worker.Worker"
     assert settings["forwarder_headers"] == "[]"
     assert settings["control_socket_disable"] == "True"
-    assert settings["limit_request_line"] == "8190"
+    assert settings["limit_request_line"] == "16380"
 
 
 def test_help_is_gunicorns(tmp_path):

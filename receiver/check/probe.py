@@ -28,8 +28,8 @@ PATH = (
 SIZE = "receiver: KZR_MAX_BYTES; nginx: client_max_body_size 0; Apache: LimitRequestBody 0"
 CHUNKED = "Apache with mod_wsgi: WSGIChunkedRequest On; nginx: proxy_http_version 1.1"
 LINE = (
-    "nginx: large_client_header_buffers 4 16k; Apache: LimitRequestLine 8190; "
-    "gunicorn: limit_request_line 8190"
+    "nginx: large_client_header_buffers 4 16k; Apache: LimitRequestLine 16380; "
+    "gunicorn: limit_request_line 16380, with -c python:receiver.serve"
 )
 RAW = "Apache: HttpProtocolOptions Unsafe; gunicorn: start it with -c python:receiver.serve"
 CUT = "a body that ends early counts as complete: what serves or proxies the receiver must abort it"

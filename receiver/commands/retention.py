@@ -26,7 +26,7 @@ from ..retention.purge import (
     purge,
     purge_carefully,
 )
-from ..retention.verify import verify
+from ..retention.verify import Report, verify
 from ..shown import shown
 from ..storage.purges import noted
 from .common import complain, counted, human_size, local_time, one_line, threads, weighed
@@ -253,7 +253,8 @@ def verify_(threads: int) -> None:
     """Read every recording again, and tell which is not as it was.
 
     That is: changed since its SHA-256 or size was kept, unreadable, metadata alone, or, where there
-    is a catalog, missing from the storage or from the catalog. It exits with 1 if there is any.
+    is a catalog, missing from the storage or from the catalog. It exits with 1 if there is any, or
+    if there is no checksum to compare any recording with: see KZR_CHECKSUMS.
     """
     with one_line(), weighed(parts().storage) as bar:
         report = verify(
@@ -265,11 +266,18 @@ def verify_(threads: int) -> None:
         )
     for line in sorted(report.wrong):
         click.echo(line)
-    click.echo(
-        f"{report.read:,} read, {report.without:,} of them without a checksum; "
-        f"{len(report.wrong):,} wrong"
+    click.echo(_result(report))
+    sys.exit(bool(report.wrong or report.is_uncompared))
+
+
+def _result(report: Report) -> str:
+    wrong = f"{len(report.wrong):,} wrong"
+    if not report.is_uncompared:
+        return f"{report.read:,} read, {report.without:,} of them without a checksum; {wrong}"
+    read = (
+        f"{report.read:,} could be read, but no changed byte be seen: there is no checksum of any"
     )
-    sys.exit(bool(report.wrong))
+    return f"{read}, see KZR_CHECKSUMS" + (f"; {wrong}" if report.wrong else "")
 
 
 def _line(recording: Match | Removal) -> str:

@@ -11,7 +11,7 @@ from flask.cli import ScriptInfo
 
 from .. import config
 from ..errors import SettingError
-from ..storage.existing import local_urls, name_of, owner_of, require_existing, shown
+from ..storage.existing import local_urls, name_of, owner_of, require_existing, without_password
 
 SETTINGS_FILE = "/etc/kazoo-receiver.env"
 # systemd's syntax: what is quoted, then what is not; a comment or a line without "=" is neither.
@@ -101,7 +101,7 @@ def _unescaped(text: str, which: str, dropped: str = "") -> str:
 def say(*urls: str) -> None:
     """Name the storages that a command looks at, and the user as whom."""
     as_whom = f", as {name_of(os.geteuid())}"
-    click.echo(f"storage: {' to '.join(map(shown, urls))}{as_whom}", err=True)
+    click.echo(f"storage: {' to '.join(map(without_password, urls))}{as_whom}", err=True)
 
 
 def become_owner(*urls: str) -> None:

@@ -6,6 +6,7 @@ before the extension, and leave the extension out (but not its dot) where no for
 
 import re
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from urllib.parse import quote, unquote_to_bytes
 
@@ -70,7 +71,7 @@ class RecordingName:
             raise InvalidName("a folder's name in the URL is too long")
         return cls(folder, name["call_id"], name["extension"] or "")
 
-    @property
+    @cached_property
     def filename(self) -> str:
         """The stored file's name, `CALL_ID.EXT` or `CALL_ID~`; no two names share it.
 
@@ -100,6 +101,7 @@ class RecordingName:
         return f"{folder}/{name}" if folder else name
 
 
+@lru_cache  # each name is asked for several times in a row
 def has_extension(name: str) -> bool:
     """Whether a name ends in an extension, as those of recordings do."""
     return bool(EXTENDED.fullmatch(name))

@@ -100,8 +100,7 @@ class Folder(Spool):
 
     def _create(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
         for kind in SIDECARS:  # of an upload that broke off here, or a copy
-            with suppress(FileNotFoundError):
-                os.unlink(sidecar(name.filename, kind), dir_fd=folder)
+            remove(sidecar(name.filename, kind), folder)
         if beside:
             link_file(beside, sidecar(name.filename, "json"), folder)
         link_file(file, name.filename, folder)
@@ -193,6 +192,13 @@ def exists(filename: str, folder: int) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def remove(filename: str, folder: int) -> None:
+    try:
+        os.unlink(filename, dir_fd=folder)
+    except FileNotFoundError:
+        pass
 
 
 def link_file(file: BinaryIO, filename: str, folder: int) -> None:

@@ -16,7 +16,6 @@ from ..catalog.catalog import Catalog, Page
 from ..catalog.description import DIRECTIONS, Description
 from ..catalog.search import Query
 from ..catalog.tables import SORTS
-from ..core.naming import sidecar
 from ..errors import CatalogUnavailable, NotStored, ReceiverError
 from ..formats import format_of
 from ..parts import exchange, parts
@@ -185,7 +184,7 @@ def download(path: str) -> Response:
 def captions(path: str) -> Response:
     """What is said in a recording, with the times at which it is, as a file."""
     recording = known(path)
-    with closing(parts().storage.open(sidecar(recording.path, "vtt"))) as blob:
+    with closing(sidecars.open_beside(parts().storage, recording.path, "vtt")) as blob:
         response = Response(blob.file.read(), mimetype="text/vtt")
     audit("transcript", recording.path)
     return as_file(response, filename(recording, "vtt"))

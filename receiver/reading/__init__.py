@@ -1,11 +1,12 @@
 """Reading back: who may read gets what was stored, and a line in the log tells of it."""
 
 from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import HTTPException
 
 from ..answers import answer_error
 from ..core.upload import at_every_path
 from ..errors import InvalidName, NotStored
-from .playback import playback
+from .playback import playback, read_longer
 
 
 def init_app(app: Flask) -> None:
@@ -16,9 +17,15 @@ def init_app(app: Flask) -> None:
 
 def explain(error: InvalidName) -> Response:
     """Answer a request for no recording; where a person's browser asks, with what this is."""
-    if request.method not in ("GET", "HEAD") or "text/html" not in request.headers.get(
-        "Accept", ""
-    ):
+    if request.method not in ("GET", "HEAD"):
+        return answer_error(error)
+    try:
+        return read_longer(error)
+    except InvalidName:
+        pass
+    except HTTPException as failed:
+        return answer_error(failed)
+    if "text/html" not in request.headers.get("Accept", ""):
         return answer_error(error)
     config = current_app.config
     page = f"find them at {config['BROWSE_PATH']}"

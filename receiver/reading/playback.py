@@ -1,9 +1,7 @@
 """Reading back: GET and HEAD of every URL that stores a recording."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from io import BufferedReader
 from typing import cast
@@ -13,29 +11,29 @@ from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import FileWrapper, wrap_file
 
-from ..core.naming import NO_NAME, RecordingName
-from ..errors import InvalidName, NotStored, Superseded
+from ..core.naming import NO_NAME, RecordingName, decode
+from ..errors import ConditionFailed, InvalidName, NotStored, Superseded
 from ..formats import ANY_TYPE, format_of
-from ..parts import Recording, parts
-from ..storage.base import open_named
+from ..parts import SENT_PATH, Recording, parts
 from ..storage.paths import extension_of
 from .audit import audit
+from .choice import asked_id, open_asked
+from .conditions import as_date, asked_range, judge
 
 playback = Blueprint("playback", __name__)
 
 OPENED_MOST = 4  # times, where others take its name between opening and reading
-_RANGE_KEYS = ("REQUEST_METHOD", "HTTP_RANGE", "HTTP_IF_RANGE")
+# nginx and Apache would judge these by an ETag of their own.
+_JUDGED_HERE = ("If-Match", "If-Unmodified-Since", "If-Range")
+
+Opening = Callable[[], tuple[str, Recording]]
 
 
 @playback.get("/<recording:name>")
 @playback.get("/<plain:name>")
 def read(name: RecordingName) -> Response:
     """Answer with the recording that has the name."""
-    parts().access.check_reader(request)
-    path, recording = _open(name)
-    response = answer(path, recording)
-    audit("read", path)
-    return response
+    return _read(name)
 
 
 @playback.get("/", strict_slashes=False)
@@ -44,86 +42,159 @@ def refuse() -> Response:
     raise InvalidName(NO_NAME)
 
 
-def _open(name: RecordingName) -> tuple[str, Recording]:
-    """Open a recording; its path may come twice in a row, as Kazoo 4.3 and later ask for it."""
+def read_longer(error: InvalidName) -> Response:
+    """Answer where a path only names a recording without what Kazoo added to it, or raise."""
+    if next(_shorter(), None):
+        with suppress(NotStored):
+            return _read(None)
+    raise error
+
+
+def _read(name: RecordingName | None) -> Response:
+    parts().access.check_reader(request)
+    asked = asked_id(request.args)
+    # Who asks for one of several never gets another, which may take the name before a server
+    # opens the file.
+    path, response = _answer(partial(_open, name, asked), may_hand_over=not asked)
+    audit("read", path)
+    return response
+
+
+def _open(name: RecordingName | None, asked: str) -> tuple[str, Recording]:
     storage = parts().storage
-    try:
-        return open_named(storage, name)
-    except NotStored:
-        for half in _halves():
-            with suppress(NotStored):
-                return open_named(storage, half)
-        raise
+    error = NotStored("no recording is stored there")
+    if name:
+        try:
+            return open_asked(storage, name, asked)
+        except NotStored as absent:
+            error = absent
+    for shorter in _shorter():
+        with suppress(NotStored):
+            return open_asked(storage, shorter, asked)
+    raise error
 
 
-def _halves() -> Iterator[RecordingName]:
-    """What the URL names without its end, where that repeats what is before.
+def _shorter() -> Iterator[RecordingName]:
+    """What the URL names without its end, which Kazoo 4.3 and later have added.
 
-    It is compared as it was sent: a recording's name is not spelled as a folder's.
+    It is cut as it was sent: a recording's name is not spelled as a folder's.
     """
     adapter = current_app.create_url_adapter(request)
-    sent = request.path.split("/")
+    sent = request.environ.get(SENT_PATH, request.path).split("/")
+    for end in _ends(sent):
+        if adapter:
+            with suppress(HTTPException, KeyError):
+                _, values = adapter.match("/".join(sent[:end]), method="GET")
+                yield values["name"]
+
+
+def _ends(sent: list[str]) -> Iterator[int]:
+    """Where the part of a path that stored a recording may end.
+
+    Either the path comes twice in a row; or, whatever the plan's field list is, `ACCOUNT/DOC/NAME`
+    follows it, with or without an owner after the account, and the query's `id` is the document.
+    """
     for start in range(1, len(sent) - 1):
         middle = (start + len(sent)) // 2
-        if adapter and sent[start:middle] == sent[middle:]:
-            with suppress(HTTPException, KeyError):
-                _, values = adapter.match("/".join(sent[:middle]), method="GET")
-                yield values["name"]
+        if sent[start:middle] == sent[middle:]:
+            yield middle
+    if len(sent) > 4 and decode(sent[-2]) in request.args.getlist("id"):
+        yield len(sent) - 3
+        yield len(sent) - 4
 
 
 def answer(path: str, recording: Recording) -> Response:
     """Answer with the recording stored at `path`, whole unless the client asks for a range of it.
 
     It is opened again where another takes its name before a byte of it was read.
-
-    With `KZR_REDIRECT_READS`, a storage that can answer by itself does: 302, which Kazoo follows.
     """
-    storage = parts().storage
-    for _ in range(OPENED_MOST - 1):
-        with suppress(Superseded):
-            return _answer(path, recording)
+    first = [recording]
+
+    def open_() -> tuple[str, Recording]:
+        return path, first.pop() if first else parts().storage.open(path)
+
+    return _answer(open_, may_redirect=False)[1]
+
+
+def _answer(
+    open_: Opening, *, may_hand_over: bool = True, may_redirect: bool = True
+) -> tuple[str, Response]:
+    """Answer with what `open_` opens, and return its path too.
+
+    With `KZR_REDIRECT_READS`, a storage that can answer by itself does: 302.
+    """
+    for attempt in range(1, OPENED_MOST + 1):
+        path, recording = open_()
+        try:
+            if may_redirect and recording.link and _may_follow():
+                with closing(recording):
+                    return path, Response(status=302, headers={"Location": recording.link()})
+            return path, _respond(path, recording, may_hand_over)
+        except BaseException as error:
+            recording.close()
+            if not isinstance(error, Superseded) or attempt == OPENED_MOST:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _may_follow() -> bool:
+    """Whether the client may be sent to another host.
+
+    Kazoo's HTTP client, which sends no User-Agent, would send its credentials there, too.
+    """
+    return bool(current_app.config["REDIRECT_READS"] and request.headers.get("User-Agent"))
+
+
+def _respond(path: str, recording: Recording, may_hand_over: bool) -> Response:
+    headers, modified = request.headers, as_date(recording.modified)
+    etag = recording.noted or recording.etag
+    response = _described(path, etag)
+    response.last_modified = modified
+    status = judge(headers, etag, modified)
+    if status == 412:
+        raise ConditionFailed("another recording is stored there: If-Match or the like was sent")
+    if status == 304:
         recording.close()
-        recording = replace(storage.open(path), link=recording.link)
-    return _answer(path, recording)
+        response.status_code = status
+        return response
+    response.content_length = recording.size
+    if request.method != "GET":  # for which no range is defined (RFC 9110 section 14.2)
+        recording.close()
+        return response
 
+    def is_alone() -> bool:  # two of one call may come within the same second
+        return len(parts().storage.versions(path)) == 1
 
-def _answer(path: str, recording: Recording) -> Response:
-    if recording.link and current_app.config["REDIRECT_READS"]:
-        with closing(recording):
-            return Response(status=302, headers={"Location": recording.link()})
+    asked = asked_range(headers, recording.size, etag, modified, is_alone)
+    if may_hand_over and not any(name in headers for name in _JUDGED_HERE):
+        if _hand_to_server(response, path, recording):
+            return response
     # The server's own wrapper is fast, but would read all that comes before a range.
-    wrap = FileWrapper if "HTTP_RANGE" in request.environ else partial(wrap_file, request.environ)
-    kind = format_of(extension_of(path))
-    response = Response(
-        wrap(recording.file),
-        mimetype=kind.media_type if kind.is_shown else ANY_TYPE,
-        direct_passthrough=True,
-    )
-    _describe(response, recording)
-    if not kind.is_shown:
-        response.headers["Content-Disposition"] = "attachment"
-    if not _hand_to_server(response, path, recording):
-        # Kazoo knows no 304 and sends no condition; ranges are for those who seek.
-        asked = {key: request.environ[key] for key in _RANGE_KEYS if key in request.environ}
-        response.make_conditional(asked, accept_ranges=True, complete_length=recording.size)
-        if recording.path is None and request.method == "GET":
-            _read_ahead(response, recording)
+    wrap = FileWrapper if asked else partial(wrap_file, request.environ)
+    response.response = wrap(recording.file)
+    response.direct_passthrough = True
+    if asked:
+        given = {"REQUEST_METHOD": "GET", "HTTP_RANGE": f"bytes={asked[0]}-{asked[1] - 1}"}
+        response.make_conditional(given, accept_ranges=True, complete_length=recording.size)
+    if recording.path is None:  # an error can still be answered
+        recording.file.seek(asked[0] if asked else 0)
+        cast(BufferedReader, recording.file).peek(1)
     return response
 
 
-def _read_ahead(response: Response, recording: Recording) -> None:
-    """Read the first bytes into the file's buffer, while an error can still be answered."""
-    recording.file.seek(response.content_range.start or 0)
-    cast(BufferedReader, recording.file).peek(1)
-
-
-def _describe(response: Response, recording: Recording) -> None:
-    response.content_length = recording.size
-    response.last_modified = datetime.fromtimestamp(recording.modified, UTC)
-    response.set_etag(recording.etag)
+def _described(path: str, etag: str) -> Response:
+    kind = format_of(extension_of(path))
+    response = Response(mimetype=kind.media_type if kind.is_shown else ANY_TYPE)
+    if not kind.is_shown:
+        response.headers["Content-Disposition"] = "attachment"
+    response.set_etag(etag)
+    response.accept_ranges = "bytes"
+    # A cache asks each time, so that nobody listens without a line in the log.
     response.cache_control.private = True
+    response.cache_control.no_cache = True
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'; media-src 'self'"
+    return response
 
 
 def _hand_to_server(response: Response, path: str, recording: Recording) -> bool:
@@ -136,6 +207,5 @@ def _hand_to_server(response: Response, path: str, recording: Recording) -> bool
     else:
         response.headers["X-Sendfile"] = str(recording.path)
     recording.close()
-    response.response = []
     del response.headers["Content-Length"]
     return True

@@ -8,17 +8,16 @@ from functools import cached_property, partial
 from itertools import count
 from typing import Any
 
-from ..core.naming import RecordingName, sidecar
+from ..core.naming import RecordingName
 from ..core.publish import storage_errors
 from ..errors import CatalogUnavailable, Held, NotStored
-from ..formats import SIDECARS
 from ..numbers import digits_of, may_hold, texts_in
 from ..parts import Catalog, Jobs, Listed, Storage
 from ..shown import shown
 from ..storage import sidecars
 from ..storage.base import GONE
 from ..storage.parallel import in_parallel
-from ..storage.paths import extension_of, numbered, older, original
+from ..storage.paths import extension_of, number_of, numbered, older, original
 from .holds import hold_of, is_stored
 from .purge import catalog_failed, forget, reported
 
@@ -171,16 +170,18 @@ def _add_older(
     unclear: dict[str, list[str]],
 ) -> None:
     """Add the older versions of what matches; what took its name later is to be looked at."""
-    newest: dict[str, float] = {}
+    newest: dict[str, tuple[float, int]] = {}
     for match in found.matches:
         name = original(match.path)
         age = float("inf") if match.path == name else match.modified
-        newest[name] = max(newest.get(name, age), age)
+        # Where times are the same, as a bucket's own may be, the larger number is the newer one.
+        last = (age, number_of(match.path))
+        newest[name] = max(newest.get(name, last), last)
     matched = {match.path for match in found.matches}
     for name, until in newest.items():
         later = [name] if name in found.seen else []
         for copy in numbered_copies.get(name, ()):
-            if copy.modified > until:
+            if (copy.modified, number_of(copy.path)) > until:
                 later.append(copy.path)
             elif copy.path not in matched:
                 lines: list[str] = []
@@ -303,6 +304,6 @@ def _erase_at(storage: Storage, path: str, wanted: Wanted, match: Match) -> Rece
     is_wanted = match.is_older or wanted.matches({}, path)
     if not (is_wanted or wanted.matches(sidecars.told(storage, path), path)):
         return None
-    beside = tuple(kind for kind in SIDECARS if is_stored(storage, sidecar(path, kind)))
+    beside = sidecars.kinds_beside(storage, path)
     storage.delete(path, match.etag)
     return Receipt(path, size, digest, beside)

@@ -11,11 +11,12 @@ from ..core.naming import sidecar
 from ..core.publish import storage_errors
 from ..errors import CatalogUnavailable, NotStored, ReceiverError, StorageFailed
 from ..formats import SIDECARS
-from ..parts import Catalog, Listed, Storage
+from ..parts import Catalog, Described, Listed, Storage
 from ..shown import shown
 from ..storage import sidecars
 from ..storage.parallel import THREADS, in_parallel
 from ..storage.paths import recording_of
+from ..storage.sidecars import open_beside
 from .holds import is_stored
 
 ATTEMPTS = 3  # to read a recording that is superseded meanwhile
@@ -31,6 +32,11 @@ class Report:
     without: int = 0
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_uncompared(self) -> bool:
+        """Whether there are recordings, but none could be compared with anything."""
+        return 0 < self.read == self.without
 
     def odd(self, line: str) -> None:
         self.wrong.append(f"unreadable: {line}")
@@ -104,11 +110,11 @@ def _check(
     path = listed.path
     if listed.is_gone:  # what is left beside it is told of below
         return
-    if catalog and not catalog.get(path) and _is_settled(listed.modified, now):
-        report.tell("extra", path, "stored, but not in the catalog")
     for kind in SIDECARS:
-        _check_beside(storage, sidecar(path, kind), report)
-    is_known, changed = _compare(storage, catalog, path, now)
+        _check_beside(storage, path, kind, report)
+    is_known, changed, row = _compare(storage, catalog, path, now)
+    if catalog and not row and _is_settled(listed.modified, now):
+        report.tell("extra", path, "stored, but not in the catalog")
     with report.lock:
         report.read += 1
         report.without += not is_known
@@ -116,13 +122,14 @@ def _check(
         report.tell("changed", path, why)
 
 
-def _check_beside(storage: Storage, path: str, report: Report) -> None:
+def _check_beside(storage: Storage, recording: str, kind: str, report: Report) -> None:
     """Compare what lies beside a recording with what the storage noted of it."""
+    path = sidecar(recording, kind)
     try:
-        with storage_errors(), closing(storage.open(path)) as beside:
+        with storage_errors(), closing(open_beside(storage, recording, kind)) as beside:
             digest = beside.sha256()
         if beside.noted not in ("", digest):
-            with closing(storage.open(path)) as again:
+            with closing(open_beside(storage, recording, kind)) as again:
                 if again.etag == beside.etag:
                     report.tell("changed", path, _told(digest, beside.noted, "storage"))
     except NotStored:
@@ -138,8 +145,8 @@ def _is_settled(modified: float, now: float) -> bool:
 
 def _compare(
     storage: Storage, catalog: Catalog | None, path: str, now: float
-) -> tuple[bool, list[str]]:
-    """Whether the SHA-256 of a recording is known, and what differs from what is known of it."""
+) -> tuple[bool, list[str], Described | None]:
+    """Whether the SHA-256 of a recording is known, what differs from what is known, and its row."""
     for _ in range(ATTEMPTS):
         with storage_errors(), closing(storage.open(path)) as recording:
             digest = recording.sha256()
@@ -162,7 +169,7 @@ def _compare(
         with closing(storage.open(path)) as again:
             if again.etag == recording.etag:
                 break
-    return bool(known or recording.noted), changed
+    return bool(known or recording.noted), changed, row
 
 
 def _told(digest: str, known: str, source: str) -> str:

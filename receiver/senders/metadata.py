@@ -39,6 +39,8 @@ def from_query(query: str) -> dict[str, str]:
 
 
 def _decoded(text: str) -> str:
+    if text.isascii() and "%" not in text:  # as most is
+        return text
     return as_text(unquote_to_bytes(text.encode("latin-1")))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ..core.naming import EXTENDED, decode, has_extension
+from ..parts import SENT_PATH
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -75,6 +76,7 @@ class SentPath:
         else:
             path = quote(environ.get("PATH_INFO", "").encode("latin-1"))
         query = environ.get("QUERY_STRING", "")
+        environ[SENT_PATH] = _printable(path)
         path, query = _printable(_named(path, query)), _printable(query)
         environ["PATH_INFO"] = _told_apart(path, query)
         environ["QUERY_STRING"] = query  # Werkzeug fails on what is no UTF-8

@@ -5,13 +5,15 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ..errors import SettingError, StorageFailed, StorageUnavailable
 from ..parts import Storage
 from .directory import DirectoryStorage
-from .existing import local_urls, refuse_as_root, require_existing
+from .existing import local_path, local_urls, refuse_as_root, require_existing
+from .place import NONE_THERE, not_mounted, unmounted
 
 # By the URL's scheme: the module and class, and the extra that installs what they need.
 BACK_ENDS = {
@@ -43,12 +45,14 @@ def open_storage(
     `min_free` is the number of bytes to leave free where recordings arrive. With `supersede` a new
     recording takes the name of an older, different one; without, it is refused. `wait` is the
     number of seconds in which a storage that cannot be reached is tried again. Without
-    `may_be_new`, a folder that is missing or empty is not made a storage. With `read_only`
+    `may_be_new`, a folder or file that is missing or empty is not made a storage. With `read_only`
     nothing is created, tried or touched; without `prepare` nothing is created or tried. Raises
     `SettingError` where it cannot be used.
     """
     scheme, separator, _ = url.partition("://")
     open_one = _back_end(scheme) if separator else DirectoryStorage
+    if scheme == "sqlite" and prepare and not read_only:
+        _require_place(url, may_be_new)
     deadline = time.monotonic() + wait
     while True:
         try:
@@ -66,6 +70,17 @@ def open_storage(
                     "with KZR_STORAGE_WAIT"
                 ) from error
         time.sleep(PAUSE)
+
+
+def _require_place(url: str, may_be_new: bool) -> None:
+    """Raise `SettingError` where SQLite's file is missing, and is not to be made here."""
+    path = Path(local_path(url))
+    if path.exists() and path.stat().st_size:
+        return
+    if disk := unmounted(path):
+        raise SettingError(f"KZR_STORAGE={path}: {not_mounted(disk)}")
+    if not may_be_new:
+        raise SettingError(f"KZR_STORAGE={path}: {NONE_THERE}")
 
 
 def open_configured(config: Mapping[str, Any], *, prepare: bool = True) -> Storage:

@@ -1,20 +1,16 @@
 """A storage in a bucket of an object store: S3, what speaks its protocol, and GCS and Azure."""
 
-import errno
-import fcntl
 import logging
 import mmap
 import os
 import re
-import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from io import BufferedReader
-from stat import S_ISREG
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ..core.naming import sidecar
@@ -31,6 +27,7 @@ from ..errors import (
 from ..formats import SIDECARS, format_of
 from ..parts import Listed, Name, Outcome, Recording, Stored, warn
 from .base import BackEnd, held, spool_folder
+from .locks import Locks
 from .objects import (
     READ_SIZE,
     Bucket,
@@ -47,19 +44,20 @@ from .paths import (
     newest_first,
     number_of,
     numbered,
+    older_beside,
     original,
     recording_of,
+    stems,
 )
-from .sidecars import HOLD
+from .sidecars import HOLD, LONGEST
 from .trial import in_child
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, PutMode
 
 ATTEMPTS = 100  # to publish under a name that others keep taking meanwhile
+_UNKEYED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # the last are bytes that are not UTF-8
 PATIENCE = 3.0  # seconds for an upload elsewhere to let its recording follow its metadata
-# What opening a file fails with where something else is in its place, or somebody else's.
-_NOT_OURS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +105,7 @@ class BucketStorage(BackEnd):
         super().__init__(spool_folder(), min_free, supersede)
         self._url = url
         self._bucket = Bucket(url)
+        self._locks = Locks(url, self.spool, self._bucket)
 
     def prepare(self) -> None:
         try:
@@ -114,7 +113,7 @@ class BucketStorage(BackEnd):
             trial = self._bucket.try_out
             bucket = self._bucket
             bucket.conditional, bucket.tells_md5 = trial() if is_in_use() else in_child(trial)
-            with self._locked(""):
+            with self._locks.locked(""):
                 pass
         except StorageUnavailable:
             raise
@@ -135,7 +134,7 @@ class BucketStorage(BackEnd):
             received = os.fstat(file.fileno()).st_mtime
         name = self.known_as(name)
         new = _New(data, sha256(data).hexdigest(), metadata, received)
-        with self._locked(str(name)):
+        with self._locks.locked(str(name)):
             for _ in range(ATTEMPTS):
                 with suppress(Changed):
                     return self._publish(new, name, only_new)
@@ -169,22 +168,36 @@ class BucketStorage(BackEnd):
         self._put(path, new, old.version)
         return Stored(Outcome.SUPERSEDED, path, kept_as.rpartition("/")[2])
 
+    def _adopt(self, path: str) -> None:
+        """Give what an earlier release put beside a recording the name that it has today."""
+        for kind in SIDECARS:
+            old, beside = older_beside(path, kind), sidecar(path, kind)
+            if old and (found := self._bucket.head(old)):
+                try:
+                    data = b"".join(self._bucket.read(old, found))
+                except Changed:  # another machine was faster
+                    continue
+                with suppress(Changed):  # that has come since is right
+                    self._put_sidecar(beside, data, found.describes, "create")
+                self._bucket.delete(old)
+
     def _around(self, path: str) -> dict[str, Found]:
         """What is at a stored path, as "", and what lies beside it, by its kind."""
+        self._adopt(path)
         keys = [path, *(sidecar(path, kind) for kind in SIDECARS)]
         found = zip(("", *SIDECARS), self._bucket.heads(keys), strict=True)
         return {kind: each for kind, each in found if each}
 
     def _older(self, name: str) -> "dict[str, ObjectMeta]":
         """The recordings that were superseded at a name, the newest first."""
-        stem = name.removesuffix(f".{extension_of(name)}")
         found = {}
-        for each in self._bucket.scan(name.rpartition("/")[0], after=f"{stem}~"):
-            path = each["path"]
-            if not path.startswith(f"{stem}~"):
-                break
-            if is_recording(path.rpartition("/")[2]) and original(path) == name:
-                found[path] = each
+        for stem in stems(name):
+            for each in self._bucket.scan(name.rpartition("/")[0], after=f"{stem}~"):
+                path = each["path"]
+                if not path.startswith(f"{stem}~"):
+                    break
+                if is_recording(path.rpartition("/")[2]) and original(path) == name:
+                    found[path] = each
         return {path: found[path] for path in newest_first(found)}
 
     def _among(
@@ -242,8 +255,10 @@ class BucketStorage(BackEnd):
         elif found:
             self._bucket.delete(key)
 
-    def _put_sidecar(self, key: str, data: bytes, describes: str, mode: "PutMode") -> None:
-        attributes = {"Content-Type": _media_type(key), "describes": describes}
+    def _put_sidecar(self, key: str, data: bytes, describes: str | None, mode: "PutMode") -> None:
+        attributes = {"Content-Type": _media_type(key)}
+        if describes:
+            attributes["describes"] = describes
         self._bucket.put(key, data, mode, attributes)
 
     def _settled_metadata(
@@ -314,10 +329,31 @@ class BucketStorage(BackEnd):
             noted=found.digest or "",
         )
 
+    def open_described(self, path: str) -> tuple[Recording, bytes | None]:
+        recording, key = self.open(path), sidecar(path, "json")
+        about = self._bucket.head(key)
+        if not about:
+            is_kept = recording.noted and path == original(path) and self._is_kept(path, recording)
+            return recording, None if is_kept else b""
+        if about.describes and recording.noted and about.describes != recording.noted:
+            return recording, None
+        try:
+            return recording, b"".join(self._bucket.read(key, about))[:LONGEST]
+        except Changed:  # another is about to take the name
+            return recording, None
+
+    def _is_kept(self, path: str, newest: Recording) -> bool:
+        """Whether a recording has its number already, because another is about to take its name.
+
+        Then its metadata are only there, where the other has none.
+        """
+        older = self._older(path)
+        return bool(self._among(older, newest.size, newest.noted, lambda: newest.etag))
+
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
         folder = prefix.rpartition("/")[0]
         latest, bare = "", set()
-        for each in self._bucket.scan(folder and _key(folder)):
+        for each in self._bucket.scan(folder and _key(folder), odd=odd):
             path, parts = each["path"], each["path"].split("/")
             if not path.startswith(prefix) or any(part.startswith(".") for part in parts):
                 continue
@@ -346,7 +382,7 @@ class BucketStorage(BackEnd):
         with storage_errors():
             data = _mapped(file)
         new = _New(data, sha256(data).hexdigest(), b"", modified)
-        with self._locked(path):
+        with self._locks.locked(path):
             for _ in range(ATTEMPTS):
                 with suppress(Changed):
                     found = self._bucket.head(key)
@@ -359,7 +395,8 @@ class BucketStorage(BackEnd):
         raise StorageUnavailable(f"others keep storing and removing {path}: try again")
 
     def attach(self, path: str, kind: str, data: bytes, etag: str) -> None:
-        with self._locked(path):
+        with self._locks.locked(path):
+            self._adopt(path)
             found, beside = self._stored(path, etag), sidecar(path, kind)
             if not data:
                 self._bucket.delete(beside)
@@ -375,7 +412,7 @@ class BucketStorage(BackEnd):
                 raise
 
     def delete(self, path: str, etag: str = "") -> None:
-        with self._locked(path):
+        with self._locks.locked(path):
             there = self._around(_key(path))
             found = there.get("")
             if found or not there:
@@ -403,49 +440,6 @@ class BucketStorage(BackEnd):
             raise NotStored(f"another recording is stored as {path}")
         return found
 
-    @contextmanager
-    def _locked(self, path: str) -> Iterator[None]:
-        """Keep this machine's other receivers away from a name and its numbered names.
-
-        Every name has a byte of its own in a file that stays empty. The lock belongs to the open
-        file, not to the process, so that threads take turns too; it ends with the process.
-        """
-        place = sha256(f"{self._url}\0{original(path)}".encode()).digest()[:7]
-        byte = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, int.from_bytes(place), 1, 0)
-        with storage_errors():
-            locks = self._open_locks()
-        if locks is None:
-            yield
-            return
-        try:
-            with storage_errors():
-                fcntl.fcntl(locks, fcntl.F_OFD_SETLKW, byte)
-            yield
-        finally:
-            os.close(locks)
-
-    def _open_locks(self) -> int | None:
-        """Open the file of locks; None where it is not ours alone and conditions are enough.
-
-        In /var/tmp anybody may have put something in its place, or hold a lock on that for ever.
-        """
-        path = self.spool / f".kazoo-receiver-{os.geteuid()}.locks"
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        try:
-            locks = os.open(path, flags, 0o600)
-        except OSError as error:
-            if error.errno not in _NOT_OURS:
-                raise
-        else:
-            status = os.fstat(locks)
-            is_ours = status.st_uid == os.geteuid() and not status.st_mode & 0o077
-            if S_ISREG(status.st_mode) and is_ours:
-                return locks
-            os.close(locks)
-        if self._bucket.conditional:
-            return None
-        raise StorageFailed(f"{path} is not this user's alone: set TMPDIR to a folder that is")
-
 
 def _may_be(etag: str, wanted: str) -> bool:
     """Whether an object with the ETag may hold bytes of which `wanted` is the MD5."""
@@ -456,6 +450,8 @@ def _key(path: str) -> str:
     """The key of a stored path; one that object stores would change is none."""
     if not {"", ".", ".."}.isdisjoint(path.split("/")):
         raise StorageFailed(f"{path} leads out of the storage")
+    if _UNKEYED.search(path):
+        raise StorageFailed("a bucket takes no such name: rename it")
     return path
 
 

@@ -13,9 +13,10 @@ from ..core.naming import sidecar
 from ..errors import NameTaken, NotStored, ReceiverError, StorageFailed, StorageUnavailable
 from ..formats import SIDECARS
 from ..parts import Listed, Outcome, Storage
+from ..shown import shown
 from .parallel import THREADS, in_parallel
 from .paths import number_of, numbered, original
-from .sidecars import HOLD, from_json
+from .sidecars import HOLD, from_json, open_beside
 
 READ_SIZE = 256 * 1024  # bytes
 ATTEMPTS = 10  # at a recording that is superseded meanwhile, here or there
@@ -91,8 +92,9 @@ def copy_all(
             done = outcome.result()
             report.copied += done is Outcome.CREATED
             report.identical += done is Outcome.IDENTICAL
-        except ReceiverError as error:
-            report.failed.append(f"{recording.path}: {error}")
+        except Exception as error:  # whatever it is, it ends no more than this one
+            why = error if isinstance(error, ReceiverError) else f"{type(error).__name__}: {error}"
+            report.failed.append(shown(f"{recording.path}: {why}"))
         progress(recording)
     return report
 
@@ -137,7 +139,7 @@ def _read(source: Storage, path: str, file: BinaryIO) -> _Original:
 
 
 def _beside(storage: Storage, path: str, kind: str) -> _Beside | None:
-    with suppress(NotStored), closing(storage.open(sidecar(path, kind))) as opened:
+    with suppress(NotStored), closing(open_beside(storage, path, kind)) as opened:
         return _Beside(b"".join(iter(lambda: opened.read(READ_SIZE), b"")), opened.modified)
     return None
 

@@ -30,7 +30,7 @@ from . import rows
 from .base import BackEnd, held, spool_folder
 from .paths import is_recording, number_of, numbered, original, recording_of
 from .rows import Content, chunks, files
-from .sidecars import HOLD
+from .sidecars import HOLD, LONGEST
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -159,11 +159,24 @@ class DatabaseStorage(BackEnd):
     def open(self, path: str) -> Recording:
         with self._errors(), self.engine.connect() as connection:
             row = rows.find(connection, [path]).get(path)
+        return self._recording(row, path)
+
+    def open_described(self, path: str) -> tuple[Recording, bytes | None]:
+        key = sidecar(path, "json")
+        with self._errors(), self.engine.connect() as connection:
+            found = rows.find(connection, [path, key])
+        recording = self._recording(found.get(path), path)
+        about = found.get(key)
+        return recording, self._file(about).read(LONGEST) if about else b""
+
+    def _recording(self, row: Row[Any] | None, path: str) -> Recording:
         if row is None:
             raise NotStored(f"no recording is stored as {path}")
-        file = io.BufferedReader(ChunkReader(self, row.id, row.size))
         digest = row.sha256.hex()
-        return Recording(file, row.size, row.modified, digest, noted=digest)
+        return Recording(self._file(row), row.size, row.modified, digest, noted=digest)
+
+    def _file(self, row: Row[Any]) -> io.BufferedReader:
+        return io.BufferedReader(ChunkReader(self, row.id, row.size))
 
     def read_chunk(self, file_id: int, position: int) -> tuple[int, bytes]:
         """The chunk with a file's byte at `position`, and where it starts."""

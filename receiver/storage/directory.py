@@ -7,7 +7,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from itertools import count, takewhile
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,9 +44,20 @@ from .paths import (
     numbered,
     original,
     recording_of,
+    was_beside,
 )
-from .place import LOST_AND_FOUND, MARKER, id_in, is_storage, mark, unmounted
-from .sidecars import HOLD
+from .place import (
+    LOST_AND_FOUND,
+    MARKER,
+    NONE_THERE,
+    id_in,
+    is_storage,
+    mark,
+    mounted_below,
+    not_mounted,
+    unmounted,
+)
+from .sidecars import HOLD, LONGEST
 from .versions import NOTHING, Versions
 
 logger = logging.getLogger(__name__)
@@ -70,7 +81,7 @@ class DirectoryStorage(Folder, BackEnd):
         self._supersede = supersede
         self._may_be_new = may_be_new
         self._id = ""  # of the storage, once it is prepared
-        self._marker = (0, 0)  # the device and inode that have it
+        self._marker = (0, 0, 0)  # the device and inode that have it, and since when
         self._missing = ""  # why there was no storage at the start
         self.is_read_only = False  # then not even what a crash left is touched
 
@@ -113,9 +124,9 @@ class DirectoryStorage(Folder, BackEnd):
 
     def _why_missing(self) -> str:
         if disk := unmounted(self.root):
-            return f"KZR_STORAGE={self.root}: {disk} is in /etc/fstab, but not mounted: mount it"
+            return f"KZR_STORAGE={self.root}: {not_mounted(disk)}"
         if not self._may_be_new:
-            return f"KZR_STORAGE={self.root}: there is no storage, and KZR_STORAGE_NEW=no"
+            return f"KZR_STORAGE={self.root}: {NONE_THERE}"
         return ""
 
     def open_root(self) -> int:
@@ -138,10 +149,12 @@ class DirectoryStorage(Folder, BackEnd):
             status = os.stat(MARKER, dir_fd=root, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        if (status.st_dev, status.st_ino) != self._marker:
+        # Another disk may have the device's number, and its marker the same inode's.
+        marker = (status.st_dev, status.st_ino, status.st_ctime_ns)
+        if marker != self._marker:
             if id_in(root) != self._id:
                 return False
-            self._marker = (status.st_dev, status.st_ino)
+            self._marker = marker
         return True
 
     def _displaced(self) -> StorageUnavailable:
@@ -153,10 +166,35 @@ class DirectoryStorage(Folder, BackEnd):
     def check_space(self, size: int, folder: str = "") -> None:
         with storage_errors():
             os.close(self.open_root())
+        self._require_mounted(folder)
         super().check_space(size, folder)
+
+    @contextmanager
+    def folder(self, path: str, *, create: bool = True) -> Iterator[int]:
+        self._require_mounted(path)
+        with super().folder(path, create=create) as folder:
+            yield folder
+
+    @cached_property
+    def _disks(self) -> list[str]:
+        """The folders that are to have disks of their own."""
+        return mounted_below(self.root)
+
+    def _why_unmounted(self, folder: str) -> str:
+        """What is to be done where a folder's own disk is not mounted; else ""."""
+        for disk in self._disks:
+            if f"{folder}/".startswith(f"{disk}/") and not os.path.ismount(self.root / disk):
+                return not_mounted(self.root / disk)
+        return ""
+
+    def _require_mounted(self, folder: str) -> None:
+        if why := self._why_unmounted(folder):
+            raise StorageUnavailable(why)
 
     def place_of(self, folder: str) -> Path:
         """The folder, or as much of it as there is: another file system may be mounted there."""
+        if not folder:
+            return self.root
         place = self.root / folder
         while place != self.root and not place.is_dir():
             place = place.parent
@@ -203,7 +241,21 @@ class DirectoryStorage(Folder, BackEnd):
                 if error.errno not in _ABSENT:
                     raise
                 raise NotStored(f"no recording is stored as {path}") from None
-            status = os.fstat(file.fileno())
+            return self._recording(file, path)
+
+    def open_described(self, path: str) -> tuple[Recording, bytes | None]:
+        with self._stored(path, "") as (parent, filename):
+            try:
+                with open_recording(sidecar(filename, "json"), parent) as about:
+                    told = about.read(LONGEST)
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                told = b""
+            return self._recording(open_recording(filename, parent), path), told
+
+    def _recording(self, file: BinaryIO, path: str) -> Recording:
+        status = os.fstat(file.fileno())
         return Recording(file, status.st_size, status.st_mtime, etag_of(status), self.root / path)
 
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
@@ -211,6 +263,9 @@ class DirectoryStorage(Folder, BackEnd):
 
     def _scan(self, folder: str, prefix: str, odd: Callable[[str], object]) -> Iterator[Listed]:
         place = self.root / folder
+        if why := self._why_unmounted(folder):
+            odd(f"{shown(folder)}: passed over: {shown(why)}")
+            return
         try:
             with os.scandir(place) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
@@ -254,8 +309,10 @@ class DirectoryStorage(Folder, BackEnd):
         if about and not entry.is_file(follow_symlinks=False):
             return "passed over: it is no ordinary file"
         if about and has_extension(about) and entry.name.startswith(f"{about}~."):
+            if was_beside(entry.name):  # what was to be renamed, but may only be read
+                return ""
             name = about + entry.name[len(about) + 1 :]
-            return f"earlier releases named it so: rename it to {shown(name)}"
+            return f"nothing looks for it there: rename it to {shown(name)}"
         if (of := left_by(entry.name)) and not about and not self.is_read_only:
             return f"a crash left it of {shown(of)}, or another program made it: move it away"
         return ""
@@ -294,15 +351,18 @@ class DirectoryStorage(Folder, BackEnd):
         folder, slash, filename = original(path).rpartition("/")
         if not is_recording(filename):
             return []
-        with storage_errors(), suppress(FileNotFoundError):
-            with self.folder(folder, create=False) as parent, locked(parent):
-                older = [numbered(filename, n) for n in Versions(filename, parent).numbers()]
-                # Of `X.WAV`, earlier releases did not know the format, and numbered `X.WAV~1`.
-                old = (f"{filename}~{number}" for number in count(1))
-                older += takewhile(lambda name: exists(name, parent), old)
-                there = [name for name in (filename, *older) if is_file(name, parent)]
-                return [folder + slash + name for name in dict.fromkeys(there)]
-        return []
+        with storage_errors():
+            try:
+                with self.folder(folder, create=False) as parent, locked(parent):
+                    versions = Versions(filename, parent)
+                    older = [numbered(filename, n) for n in versions.numbers()]
+                    older += versions.older_numbered()
+                    there = [name for name in (filename, *older) if is_file(name, parent)]
+                    return [folder + slash + name for name in dict.fromkeys(there)]
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                return []
 
     def put(self, path: str, file: BinaryIO, modified: float) -> Outcome:
         folder, _, filename = path.rpartition("/")
@@ -354,6 +414,7 @@ class DirectoryStorage(Folder, BackEnd):
         """Remove what lies beside the place of a recording that is gone."""
         folder, _, filename = path.rpartition("/")
         with storage_errors(), self.folder(folder, create=False) as parent, locked(parent):
+            self.settle(filename, parent)
             if exists(filename, parent):
                 raise NotStored(f"another recording is stored as {path}")
             if exists(sidecar(filename, HOLD), parent):

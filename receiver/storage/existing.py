@@ -2,9 +2,11 @@
 
 import os
 import pwd
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ..errors import SettingError
 from .place import MARKER, is_storage
@@ -15,10 +17,10 @@ def local_path(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return os.path.abspath(url)
-    return os.path.abspath(rest[1:].partition("?")[0]) if scheme == "sqlite" else ""
+    return os.path.abspath(unquote(rest[1:])) if scheme == "sqlite" else ""
 
 
-def shown(url: str) -> str:
+def without_password(url: str) -> str:
     """A storage's URL as people may see it: without user, password and options."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme == "sqlite":
@@ -38,7 +40,7 @@ def require_existing(url: str, *, may_be_empty: bool = False) -> None:
     if not (is_storage(Path(path)) if is_folder else os.path.exists(path)):
         raise SettingError(
             f"there is no storage {path}: is it the right one? "
-            f"KZR_STORAGE={path} kazoo-receiver init makes it"
+            f"KZR_STORAGE={shlex.quote(url)} kazoo-receiver init makes it"
         )
 
 
@@ -71,6 +73,6 @@ def refuse_as_root(*urls: str) -> None:
     owner = owner_of(*urls)
     if owner and owner.st_uid and os.geteuid() == 0:
         raise SettingError(
-            f"{shown(urls[0])} is {name_of(owner.st_uid)}'s, who could not read what root writes: "
-            "run kazoo-receiver in place of flask --app app"
+            f"{without_password(urls[0])} is {name_of(owner.st_uid)}'s, who could not read what "
+            "root writes: run kazoo-receiver in place of flask --app app"
         )

@@ -4,13 +4,14 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import md5
 from io import SEEK_CUR, SEEK_END, RawIOBase
+from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
@@ -19,6 +20,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store, from_url
 
 from ..errors import StorageFailed, StorageFull, StorageUnavailable, Superseded
+from ..parts import warn
+from ..shown import shown
 from . import LARGEST_OBJECT
 
 if TYPE_CHECKING:
@@ -38,6 +41,10 @@ _runtime: int | None = None  # the process that obstore has started its threads 
 
 class Changed(Exception):
     """An object is not as the request's condition had it: somebody else was faster."""
+
+
+class _Unlisted(Exception):
+    """A page of a listing has a key that obstore does not take, and nothing of it was handed on."""
 
 
 class _NotPartial(Exception):
@@ -184,11 +191,42 @@ class Bucket:
         with suppress(FileNotFoundError), self._errors():
             obstore.delete(self._store(), keys)
 
-    def scan(self, folder: str, after: str | None = None) -> "Iterator[ObjectMeta]":
-        """List what is in a folder, in the order of the keys, and only what comes `after` one."""
-        with self._errors():
-            for chunk in obstore.list(self._store(), folder or None, offset=after):
-                yield from chunk
+    def scan(
+        self, folder: str, after: str = "", odd: Callable[[str], object] = warn
+    ) -> "Iterator[ObjectMeta]":
+        """List what is in a folder, in the order of the keys, and only what comes `after` one.
+
+        `odd` is called with a line for each folder that has a key like `a//b` or `a/../b`.
+        """
+        last = after
+        try:
+            with self._errors():
+                for chunk in obstore.list(self._store(), folder or None, offset=after or None):
+                    for each in chunk:
+                        last = each["path"]
+                        yield each
+        except _Unlisted:
+            yield from self._by_folders(folder, last, odd)
+
+    def _by_folders(
+        self, folder: str, after: str, odd: Callable[[str], object]
+    ) -> "Iterator[ObjectMeta]":
+        """List folder by folder, and pass over those with a key that obstore does not take."""
+        try:
+            with self._errors():
+                found = obstore.list_with_delimiter(self._store(), folder or None)
+        except _Unlisted as error:
+            odd(shown(f"{folder or self.name}: passed over: {error}: rename or remove it"))
+            return
+        below: list[tuple[str, ObjectMeta | None]] = [
+            *((each["path"], each) for each in found["objects"]),
+            *((f"{each}/", None) for each in found["common_prefixes"]),
+        ]
+        for key, meta in sorted(below, key=itemgetter(0)):
+            if meta and key > after:
+                yield meta
+            elif not meta and (key > after or after.startswith(key)):
+                yield from self._by_folders(key[:-1], after, odd)
 
     def require(self, key: str) -> None:
         """Raise `StorageFailed` if it is for want of a bucket that there is no such object."""
@@ -248,6 +286,8 @@ class Bucket:
     def _translated(self, text: str) -> Exception:
         if "NotPartial" in text:
             return _NotPartial()
+        if bad := re.search(r'object with invalid path: .*?[Pp]ath "([^"]*)"', text):
+            return _Unlisted(f"{bad[1]} is no name of a recording")
         match = re.search(r"status code: (\d{3})", text)
         status, code = int(match[1]) if match else 0, _code(text)
         if "/latest/api/token" in text:

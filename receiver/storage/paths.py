@@ -39,9 +39,14 @@ def is_recording(filename: str) -> bool:
 
 
 def left_by(filename: str) -> str | None:
-    """The name of the recording whose unfinished step a stored file is; None if it is none."""
+    """The name of the recording whose unfinished step a stored file is; None if it is none.
+
+    What an earlier release gave another name is such a step, too.
+    """
     if step := _STEP.fullmatch(filename):
         return step[1] + step[2]
+    if about := was_beside(filename):
+        return about
     step = _HIDDEN_STEP.fullmatch(filename)
     return step[1] or step[2] if step else None
 
@@ -88,6 +93,32 @@ def older(path: str) -> str:
     They stored `CALL_ID` in place of `CALL_ID~`, and let folders end as recordings do.
     """
     return _FOLDER_ENDING.sub(".", path).removesuffix(BARE)
+
+
+def stems(path: str) -> list[str]:
+    """What the numbered names of the recording at `path` begin with, before `~` and a number.
+
+    Earlier releases, which knew no endings in capitals, numbered `X.WAV` as `X.WAV~1`.
+    """
+    extension = extension_of(path)
+    stem = path.removesuffix(f".{extension}")
+    return [stem] if extension == extension.lower() else [stem, path]
+
+
+def older_beside(path: str, kind: str) -> str:
+    """Where earlier releases put what lies beside the recording at `path`; "" for the same place.
+
+    They knew no endings in capitals: what lay beside `X.WAV` was `X.WAV~.json`.
+    """
+    extension = extension_of(path)
+    return f"{path}~.{kind}" if extension != extension.lower() else ""
+
+
+def was_beside(filename: str) -> str:
+    """The name of the recording beside which earlier releases put a stored file; "" if none is."""
+    about = None if filename.startswith(".") else _SIDECAR.fullmatch(filename)
+    is_older = about and about["bare"] and older_beside(about["recording"], "json")
+    return about["recording"] if about and is_older else ""
 
 
 def folder_of(path: str) -> str:

@@ -10,6 +10,7 @@ from ..core.publish import FILE_MODE, REFUSE_LINKS
 MARKER = ".kazoo-receiver"  # a file with a random id, by which a storage knows itself again
 FSTAB = Path("/etc/fstab")
 LOST_AND_FOUND = "lost+found"  # what a new file system has
+NONE_THERE = "there is no storage, and KZR_STORAGE_NEW=no"
 
 
 def id_in(root: int) -> str | None:
@@ -40,14 +41,35 @@ def is_storage(folder: Path) -> bool:
 
 def unmounted(folder: Path) -> str | None:
     """The mount point of /etc/fstab that a folder lies on and that nothing is mounted at."""
+    real = Path(os.path.realpath(folder))  # a link may lead to the disk
+    places = {folder, *folder.parents, real, *real.parents}
+    missing = (
+        str(each) for each in _mount_points() if each in places and not os.path.ismount(each)
+    )
+    return next(missing, None)
+
+
+def mounted_below(folder: Path) -> list[str]:
+    """The folders in a storage that have disks of their own in /etc/fstab, mounted or not."""
+    real = Path(os.path.realpath(folder))
+    below = (point for point in _mount_points() if real in point.parents)
+    return [str(point.relative_to(real)) for point in below]
+
+
+def not_mounted(point: object) -> str:
+    return f"{point} is in /etc/fstab, but not mounted: mount it"
+
+
+def _mount_points() -> list[Path]:
+    """The mount points of /etc/fstab, but the root's."""
+    points = []
     with suppress(OSError):
         for line in FSTAB.read_text(errors="surrogateescape").splitlines():
             fields = line.split("#")[0].split()
             point = Path(_unescaped(fields[1])) if len(fields) > 1 else Path("none")
-            if point.is_absolute() and point in (folder, *folder.parents):
-                if point != Path("/") and not os.path.ismount(point):
-                    return str(point)
-    return None
+            if point.is_absolute() and point != Path("/"):
+                points.append(point)
+    return points
 
 
 def _unescaped(field: str) -> str:

@@ -28,6 +28,7 @@ from sqlalchemy import (
     insert,
     inspect,
     literal_column,
+    or_,
     select,
     text,
     update,
@@ -39,7 +40,7 @@ from ..errors import StorageFailed
 from ..formats import SIDECARS
 from ..parts import sha256_of
 from ..sql import Changed
-from .paths import extension_of, is_recording, newest_first, original
+from .paths import is_recording, newest_first, original, stems, was_beside
 
 CHUNK_SIZE = 256 * 1024  # bytes; each upload has some copies of a chunk in memory
 STATEMENT = 16 * 1024  # bytes that a statement takes besides its chunk; its path is the most of it
@@ -154,7 +155,21 @@ def _index(connection: Connection) -> None:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
     if any(each["name"] == "kzr_files_path" for each in _indexes(connection)):
         return
+    _adopt(connection)
     connection.execute(text(f"CREATE INDEX kzr_files_path ON kzr_files ({_BY_PATH[kind]})"))
+
+
+def _adopt(connection: Connection) -> None:
+    """Give what an earlier release put beside a recording the name that it has today."""
+    olds = connection.execute(select(files).where(files.c.path.like("%~.%"))).all()
+    for old in olds:
+        about, _, kind = old.path.rpartition("~.")
+        if was_beside(old.path.rpartition("/")[2]):
+            new = sidecar(about, kind)
+            if find(connection, [new]):
+                remove(connection, {old.path: old})
+            else:
+                _change(connection, old, path=new, path_sha256=path_hash(new))
 
 
 def _indexes(connection: Connection) -> list[Any]:
@@ -198,11 +213,16 @@ def _is_version(path: str, name: str) -> bool:
 
 def _is_older(connection: Connection, name: str) -> ColumnElement[bool]:
     """Whether a path begins as the numbered names of a name do; those are few, by the index."""
-    start = name.removesuffix(f".{extension_of(name)}") + "~"
     indexed = _SORTED_PATH[connection.dialect.name]
-    first, last = start[:INDEXED], (start + "\x7f")[:INDEXED]
-    return and_(
-        indexed >= first, indexed <= last, func.substr(files.c.path, 1, len(start)) == start
+    return or_(
+        *(
+            and_(
+                indexed >= start[:INDEXED],
+                indexed <= (start + "\x7f")[:INDEXED],
+                func.substr(files.c.path, 1, len(start)) == start,
+            )
+            for start in (f"{stem}~" for stem in stems(name))
+        )
     )
 
 

@@ -7,19 +7,49 @@ from typing import Any
 
 from ..core.naming import sidecar
 from ..core.publish import storage_errors
-from ..errors import NotStored
-from ..parts import Storage
+from ..errors import NotStored, ReceiverError
+from ..formats import SIDECARS
+from ..parts import Recording, Storage
+from .paths import older_beside
 
 HOLD = "hold"  # the kind that keeps a recording from being deleted
 LONGEST = 4 * 1024 * 1024  # bytes that are read of one
 LONGEST_LINE = 255  # characters
+_dumps = json.JSONEncoder(ensure_ascii=False).encode
 _ACCOUNT = re.compile(r"[0-9a-f]{32}")
+
+
+def open_beside(storage: Storage, path: str, kind: str) -> Recording:
+    """Open what lies beside the recording at `path`, also where an earlier release put it.
+
+    Raises `NotStored`.
+    """
+    try:
+        return storage.open(sidecar(path, kind))
+    except NotStored:
+        if not (old := older_beside(path, kind)):
+            raise
+        return storage.open(old)
+
+
+def kinds_beside(storage: Storage, path: str) -> tuple[str, ...]:
+    """The kinds of what lies beside the recording at `path`, be it readable or not."""
+    found = []
+    for kind in SIDECARS:
+        try:
+            open_beside(storage, path, kind).close()
+        except NotStored:
+            continue
+        except ReceiverError:
+            pass
+        found.append(kind)
+    return tuple(found)
 
 
 def read(storage: Storage, path: str, kind: str) -> bytes | None:
     """What lies beside the recording at `path`, at most `LONGEST` bytes; None if nothing does."""
     try:
-        with storage_errors(), closing(storage.open(sidecar(path, kind))) as blob:
+        with storage_errors(), closing(open_beside(storage, path, kind)) as blob:
             return blob.read(LONGEST)
     except NotStored:
         return None
@@ -64,10 +94,6 @@ def to_json(fields: dict[str, Any]) -> bytes:
     # Indented as a whole, what is nested deeply would take a thousand times its size.
     lines = (f"{_dumps(str(name))}: {_dumps(value)}" for name, value in fields.items())
     return ("{\n " + ",\n ".join(lines) + "\n}\n").encode("utf-8", "replace")
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def account_of(told: dict[str, Any], folder: str) -> str:

@@ -11,13 +11,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
-from itertools import count
+from itertools import count, takewhile
 from typing import BinaryIO
 
 from ..core.naming import sidecar
-from ..core.publish import FILE_MODE, REFUSE_LINKS, exists, is_in, link_file, open_recording
+from ..core.publish import (
+    FILE_MODE,
+    REFUSE_LINKS,
+    exists,
+    is_in,
+    link_file,
+    open_recording,
+    remove,
+)
 from ..formats import SIDECARS
-from .paths import NEW, gone, keep, number_of, numbered
+from .paths import NEW, gone, keep, number_of, numbered, older_beside, stems
 
 NOTHING = b"{}\n"  # metadata that are none
 SAMPLE = 128 * 1024  # bytes, at either end of a recording
@@ -42,6 +50,7 @@ class Versions:
 
     def settle(self) -> None:
         """Finish what a crash left of a deletion; finish or undo what it left of superseding."""
+        self._adopt()
         new = numbered(self._filename, NEW)
         if exists(gone(self._filename), self._folder):
             if not exists(self._filename, self._folder):
@@ -58,9 +67,26 @@ class Versions:
         if exists(sidecar(new, "json"), self._folder):
             self._remove(sidecar(new, "json"))
 
+    def _adopt(self) -> None:
+        """Give what an earlier release put beside the recording the name that it has today."""
+        for kind in SIDECARS:
+            old, beside = older_beside(self._filename, kind), sidecar(self._filename, kind)
+            if old and exists(old, self._folder):
+                if exists(beside, self._folder):
+                    self._remove(old)
+                else:
+                    self._replace(old, beside)
+
     def holds(self, file: BinaryIO) -> bool:
         """Whether the bytes are stored, durably, under the name or one of its numbered names."""
-        return is_in(file, self._filename, self._folder) or self._find(file) is not None
+        if is_in(file, self._filename, self._folder) or self._find(file):
+            return True
+        return any(is_in(file, old, self._folder) for old in self.older_numbered())
+
+    def older_numbered(self) -> list[str]:
+        """The recordings that earlier releases numbered `X.WAV~1`, for not knowing the ending."""
+        names = (f"{stem}~{n}" for stem in stems(self._filename)[1:] for n in count(1))
+        return list(takewhile(lambda name: exists(name, self._folder), names))
 
     def supersede(self, file: BinaryIO, beside: BinaryIO) -> str:
         """Give the name to `file`; return the numbered name of the recording that had it.
@@ -202,8 +228,7 @@ class Versions:
         os.replace(old, new, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
     def _remove(self, filename: str) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(filename, dir_fd=self._folder)
+        remove(filename, self._folder)
 
 
 def _sample(file: BinaryIO) -> bytes:

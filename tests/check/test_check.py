@@ -81,7 +81,7 @@ class TestReceiverInNeedOfChange:
     def test_limit_of_the_request_line(self, start, check):
         checked = check(url_of(start("--limit-request-line=1000")))
         (failure,) = checked.failed
-        assert failure.startswith("a request line of 8000 bytes: 4")
+        assert failure.startswith("a request line of 16000 bytes: 4")
         for setting in ("large_client_header_buffers", "LimitRequestLine", "limit_request_line"):
             assert setting in failure
 

@@ -55,8 +55,8 @@ class TestNginx:
     def test_long_request_line(self, tmp_path):
         edit = replaced("large_client_header_buffers 4 16k", "large_client_header_buffers 4 4k")
         failed = failures(check(Nginx(edit=edit), tmp_path))
-        assert list(failed) == ["a request line of 8000 bytes"]
-        assert "large_client_header_buffers" in failed["a request line of 8000 bytes"]
+        assert list(failed) == ["a request line of 16000 bytes"]
+        assert "large_client_header_buffers" in failed["a request line of 16000 bytes"]
 
     def test_wrong_handover_folder(self, tmp_path):
         other = tmp_path / "other"

@@ -124,11 +124,14 @@ def test_start_says_where_it_stores_who_may_and_what_is_on(
 
 
 def test_start_shows_no_password_of_a_storage(tmp_path, monkeypatch):
-    from receiver.storage.existing import shown
+    from receiver.storage.existing import without_password
 
-    assert shown("postgresql://kazoo:p@ss?w@10.0.0.9/x?sslkey=y") == "postgresql://10.0.0.9/x"
-    assert shown("s3://bucket/folder") == "s3://bucket/folder"
-    assert shown("sqlite:////srv/x.sqlite") == "/srv/x.sqlite"
+    assert (
+        without_password("postgresql://kazoo:p@ss?w@10.0.0.9/x?sslkey=y")
+        == "postgresql://10.0.0.9/x"
+    )
+    assert without_password("s3://bucket/folder") == "s3://bucket/folder"
+    assert without_password("sqlite:////srv/x.sqlite") == "/srv/x.sqlite"
 
 
 @pytest.mark.parametrize("path", ["/", "/kzr", "/kzr/", "/browse/", "/?x=y"])
@@ -169,7 +172,7 @@ def test_help_shows_our_defaults():
         "worker threads for handling requests. [16]",
         "[receiver.gunicorn_worker.Worker]",
         "graceful workers restart in seconds. [120]",
-        "HTTP request line in bytes. [8190]",
+        "HTTP request line in bytes. [16380]",
         "[65]",
     ):
         assert default in told

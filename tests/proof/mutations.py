@@ -457,8 +457,8 @@ MUTATIONS = [
     Mutation(
         "removal of the metadata of an upload that broke off",
         PUBLISH,
-        "                os.unlink(sidecar(name.filename, kind), dir_fd=folder)\n",
-        "                pass\n",
+        "            remove(sidecar(name.filename, kind), folder)\n",
+        "            pass\n",
         IN_STORAGE,
     ),
     Mutation(
@@ -550,15 +550,15 @@ MUTATIONS = [
     Mutation(
         "comparison of the secret",
         ACCESS,
-        "if self._matches(expected, secret) and user in known:",
+        "if self._matches(expected, secret, is_read_back) and user in known:",
         "if user in known:",
         ("test_access.py",),
     ),
     Mutation(
         "comparison of the user",
         ACCESS,
-        "if self._matches(expected, secret) and user in known:",
-        "if self._matches(expected, secret):",
+        "if self._matches(expected, secret, is_read_back) and user in known:",
+        "if self._matches(expected, secret, is_read_back):",
         ("test_access.py",),
     ),
     Mutation(

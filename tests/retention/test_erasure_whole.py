@@ -59,6 +59,15 @@ class TestOlderVersions:
         assert unclear == [f"{CALL}: look at it: it took the name of one that is to be erased"]
         assert erase_all(directory) == ([], [], [])
 
+    def test_newer_one_of_the_same_time_stays_and_is_told(self, directory):
+        """As in a bucket, whose own times are whole seconds, and those of a copy's end."""
+        for data, metadata in ((b"oldest", told()), (b"older", OTHER), (b"new", OTHER)):
+            publish(directory, data, CALL, metadata=metadata)
+        for path in directory.root.rglob("*.mp3"):
+            os.utime(path, (1_600_000_000,) * 2)
+        erased, failed, unclear = erase_all(directory)
+        assert (erased, failed, len(unclear)) == ([numbered(str(CALL), 1)], [], 2)
+
     def test_held_one_stays_and_is_told(self, directory):
         publish(directory, b"old", CALL)
         hold(directory, str(CALL))

@@ -204,6 +204,17 @@ def test_command(backend, storage, tmp_path):
     assert lines[2] == f"{read}; 1 wrong"
 
 
+def test_command_that_can_compare_nothing_says_so_and_fails(tmp_path):
+    storage = open_storage(str(tmp_path / "recordings"))
+    publish(storage, b"audio", NAMES[0])
+    result = run(str(storage.root), "verify")
+    assert result.returncode == 1
+    line = "1 could be read, but no changed byte be seen: there is no checksum of any"
+    assert result.stdout.splitlines()[1] == f"{line}, see KZR_CHECKSUMS"
+    attach(storage, str(NAMES[0]), "json", checksum(b"audio"))
+    assert run(str(storage.root), "verify").returncode == 0
+
+
 def test_command_compares_the_catalog(directory, tmp_path):
     url = f"sqlite:///{tmp_path}/catalog.sqlite"
     with closing(Catalog(url)) as catalog:

@@ -4,7 +4,7 @@ import os
 import stat
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -348,6 +348,36 @@ class TestPlace:
         fstab.write_text("")
         self.put(storage)
 
+    def test_a_link_to_a_disk_that_is_not_mounted_is_no_storage(self, tmp_path, monkeypatch):
+        self.unmounted(tmp_path / "disk", tmp_path, monkeypatch)
+        (tmp_path / "link").symlink_to(tmp_path / "disk")
+        for path in ("link", "link/recordings"):
+            with pytest.raises(StorageUnavailable, match="in /etc/fstab, but not mounted"):
+                open_storage(str(tmp_path / path)).check_space(5)
+        assert list((tmp_path / "disk").iterdir()) == []
+
+    def test_an_accounts_own_disk_that_is_not_mounted_takes_and_tells_nothing(
+        self, tmp_path, monkeypatch
+    ):
+        self.unmounted(tmp_path / "root" / "ACCOUNT", tmp_path, monkeypatch)
+        storage = open_storage(str(tmp_path / "root"))
+        with pytest.raises(StorageUnavailable, match="ACCOUNT is in /etc/fstab, but not mounted"):
+            storage.check_space(5, "ACCOUNT/USER")
+        with pytest.raises(StorageUnavailable, match="ACCOUNT is in /etc/fstab, but not mounted"):
+            publish(storage, b"audio", RecordingName("ACCOUNT/USER", "x", "mp3"))
+        assert list((tmp_path / "root" / "ACCOUNT").iterdir()) == []
+        self.put(storage)
+        publish(storage, b"audio", RecordingName("ACCOUNT2", "x", "mp3"))
+        told = []
+        assert len(list(storage.scan(odd=told.append))) == 2
+        assert len(told) == 1 and told[0].startswith("ACCOUNT: passed over: ")
+
+    @staticmethod
+    def unmounted(point, tmp_path, monkeypatch):
+        point.mkdir(parents=True)
+        (tmp_path / "fstab").write_text(f"/dev/x {point} ext4 0 2\n")
+        monkeypatch.setattr(place, "FSTAB", tmp_path / "fstab")
+
     def test_a_new_storage_is_told(self, tmp_path, caplog):
         caplog.set_level("INFO")
         open_storage(str(tmp_path / "a"))
@@ -371,7 +401,35 @@ def mounted(storage):
     subprocess.run(["umount", account], check=True)
 
 
+@contextmanager
+def disk(image, point):
+    subprocess.run(["mount", "-o", "loop", image, point], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", point], check=True)
+
+
 class TestMounts:
+    def test_another_disk_of_the_same_device_and_inode_is_another_place(self, tmp_path):
+        """As a disk in another's place in the same slot: all that the kernel counts is the same."""
+        need_root()
+        point = tmp_path / "disk"
+        point.mkdir()
+        for image in ("one", "other"):
+            subprocess.run(["truncate", "-s", "8M", tmp_path / image], check=True)
+            subprocess.run(["mkfs.ext4", "-q", tmp_path / image], check=True)
+            with disk(tmp_path / image, point):
+                open_storage(str(point))
+        with disk(tmp_path / "one", point):
+            storage = open_storage(str(point))
+            publish(storage, b"audio", NAME)
+        with disk(tmp_path / "other", point):
+            with pytest.raises(StorageUnavailable, match="is its disk mounted"):
+                publish(storage, b"audio", NAME)
+        with disk(tmp_path / "one", point):
+            assert publish(storage, b"audio", NAME).outcome is Outcome.IDENTICAL
+
     def test_an_account_on_a_disk_of_its_own_is_stored(self, storage, mounted):
         name = RecordingName("ACCOUNT/USER", "x", "mp3")
         with storage.incoming(name.folder) as file:

@@ -6,10 +6,14 @@ import logging
 import os
 import struct
 import threading
+import time
 
 import pytest
 
+from receiver.core.naming import RecordingName
 from receiver.parts import Outcome
+from receiver.retention.verify import verify
+from receiver.storage.paths import numbered
 from support.bucket_contract import PATH, BucketContract
 from support.buckets import Moto
 from support.storages import publish
@@ -54,6 +58,30 @@ class TestMoto(BucketContract):
             path.touch()
             path.chmod(0o666)
         assert publish(self.open(), b"audio").outcome is Outcome.CREATED
+
+    @pytest.mark.parametrize("key", ["BAD//b.mp3", "BAD/../b.mp3", "BAD/./b.mp3"])
+    def test_key_that_is_no_name_ends_no_listing(self, storage, key):
+        """obstore fails at a whole page of a listing for it: the other folders are listed."""
+        names = [RecordingName(folder, "x", "mp3") for folder in ("", "A", "A/B", "BADLY", "C")]
+        for name in names:
+            publish(storage, b"old", name)
+            publish(storage, b"new", name)
+        self.server.client.put_object(Bucket=self.name, Key=f"some/prefix/{key}", Body=b"x")
+        told = []
+        found = [each.path for each in storage.scan(odd=told.append)]
+        assert sorted(found) == sorted(numbered(str(name), n) for name in names for n in (0, 1))
+        (line,) = told
+        assert line.startswith(f"BAD: passed over: some/prefix/{key.removesuffix('b.mp3')}")
+        for name in names:
+            assert storage.versions(str(name)) == [str(name), numbered(str(name), 1)]
+            assert publish(storage, b"newer", name).outcome is Outcome.SUPERSEDED
+        told.clear()
+        assert [each.path for each in storage.scan("A/", told.append)] == [
+            each
+            for each in sorted(numbered(str(n), i) for n in names for i in range(3))
+            if each.startswith("A/")
+        ]
+        assert verify(storage, None, time.time()).wrong[0].startswith("unreadable: BAD: passed")
 
     def test_media_type_and_digest_are_noted(self, storage):
         for data in (b"old", b"new"):

@@ -15,9 +15,10 @@ from sqlalchemy import event, text
 from receiver.errors import SettingError, StorageFailed, StorageFull
 from receiver.parts import Outcome
 from receiver.sql import Database
-from receiver.storage import open_storage, rows
+from receiver.storage import open_storage, place, rows
 from receiver.storage.rows import CHUNK_SIZE
 from support.database_contract import DatabaseContract
+from support.retention import run
 from support.storages import publish
 
 
@@ -74,6 +75,32 @@ class TestSQLite(DatabaseContract):
         with pytest.raises(StorageFailed, match="unable to open"):
             publish(storage, b"audio")
         assert not self.path.exists()
+
+    def test_file_under_a_disk_that_is_not_mounted_is_not_made(self, tmp_path, monkeypatch):
+        fstab = tmp_path / "fstab"
+        fstab.write_text(f"/dev/x {tmp_path} ext4 0 2\n")
+        monkeypatch.setattr(place, "FSTAB", fstab)
+        with pytest.raises(SettingError, match="in /etc/fstab, but not mounted: mount it"):
+            self.open()
+        assert not self.path.exists()
+        fstab.write_text("")
+        self.open()
+
+    def test_file_is_not_made_where_none_may_be_new(self):
+        with pytest.raises(SettingError, match="there is no storage, and KZR_STORAGE_NEW=no"):
+            self.open(may_be_new=False)
+        assert not self.path.exists()
+        self.open()
+        self.open(may_be_new=False)
+
+    def test_commands_know_a_path_that_is_percent_encoded(self, storage):
+        publish(storage, b"audio")
+        storage.engine.dispose()
+        result = run(self.url, "verify")
+        assert (result.returncode, result.stderr) == (0, "")
+        missing = f"sqlite:///{self.path.parent}/a%20b.sqlite"
+        why = run(missing, "verify").stderr
+        assert f"KZR_STORAGE={missing} kazoo-receiver init makes it" in why
 
     def test_database_that_is_full_is_a_507(self, storage):
         event.listen(

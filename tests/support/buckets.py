@@ -24,19 +24,15 @@ KEY, SECRET = "receiver", "wJalrXUtnFEMIsecretEXAMPLEKEY"
 REGION = "us-east-1"
 # moto's own program serves requests in threads, where its check of a condition and what follows
 # are two steps. Served one after the other, its requests are atomic, as those of real servers are.
+# It also looks for the service of each request, which takes longer than what S3 does then.
 MOTO = """
 import sys
-from moto.moto_server.werkzeug_app import (
-    DomainDispatcherApplication,
-    MotoRequestHandler,
-    create_backend_app,
-)
+from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from werkzeug.serving import run_simple
-app = DomainDispatcherApplication(create_backend_app)
 run_simple(
     "127.0.0.1",
     int(sys.argv[1]),
-    app,
+    create_backend_app("s3"),
     threaded=sys.argv[2] == "threaded",
     request_handler=MotoRequestHandler,
 )

@@ -5,12 +5,12 @@ import os
 import threading
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
 from receiver.core.naming import RecordingName, sidecar
-from receiver.errors import Held, NameExists, NameTaken, NotStored, StorageFailed
+from receiver.errors import Held, NameExists, NameTaken, NotStored, StorageFailed, Superseded
 from receiver.parts import Outcome, Storage
 from receiver.storage.base import open_named
 from receiver.storage.paths import numbered
@@ -114,12 +114,57 @@ class StorageContract:
             RecordingName("", "x", "mp3"),
             RecordingName("A/B", "x", ""),
             RecordingName("", "ACCOUNT", ""),
+            RecordingName("ACCOUNT/USER/abc@10.0.0.1.mp3", "x", "mp3"),
         ],
     )
     def test_absent_recording_cannot_be_opened(self, storage, name):
         publish(storage, b"audio")
-        with pytest.raises(NotStored):
-            storage.open(str(name))
+        for open_ in (storage.open, storage.open_described):
+            with pytest.raises(NotStored):
+                open_(str(name))
+        assert storage.versions(str(name)) == []
+
+    def test_recording_is_opened_with_its_own_metadata(self, storage):
+        for metadata in (b"", b"{1}", b"{2}", b""):
+            publish(storage, b"audio %s" % metadata + bytes(len(self.read())), metadata=metadata)
+        found = {}
+        for path in storage.versions(str(NAME)):
+            recording, about = storage.open_described(path)
+            with closing(recording):
+                found[path] = recording.read(9).rstrip(b"\0"), about
+                with closing(storage.open(path)) as same:
+                    assert recording.etag == same.etag
+        path = str(NAME)
+        assert found == {
+            path: (b"audio ", b""),
+            numbered(path, 3): (b"audio {2}", b"{2}"),
+            numbered(path, 2): (b"audio {1}", b"{1}"),
+            numbered(path, 1): (b"audio ", b""),
+        }
+
+    def test_metadata_are_of_the_recording_while_it_is_superseded(self, storage):
+        """Each recording's bytes begin with its metadata."""
+        ends = threading.Event()
+        wrong = []
+
+        def look() -> None:
+            while not ends.is_set():
+                with suppress(NotStored):
+                    recording, about = storage.open_described(str(NAME))
+                    with closing(recording), suppress(Superseded):
+                        if about is not None and not recording.read(100).startswith(about + b" "):
+                            wrong.append(about)
+
+        readers = [threading.Thread(target=look) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for number in range(30):
+            about = b"{%d}" % number if number % 3 else b""
+            publish(storage, about + b" %d" % number, metadata=about)
+        ends.set()
+        for reader in readers:
+            reader.join()
+        assert wrong == []
 
     def test_large_recordings_are_told_apart_by_their_last_byte(self, storage):
         start = bytes(3_000_000)
@@ -365,16 +410,16 @@ class StorageContract:
 
         def write(number: int) -> None:
             own = self.open()
-            barrier.wait()
-            publish(own, b"%d" % number * 1000)
+            for round_ in range(5):
+                barrier.wait()
+                publish(own, b"%d" % (round_ * 16 + number) * 1000)
 
-        for round_ in range(5):
-            writers = [context.Process(target=write, args=(round_ * 16 + n,)) for n in range(16)]
-            for writer in writers:
-                writer.start()
-            for writer in writers:
-                writer.join()
-                assert writer.exitcode == 0
+        writers = [context.Process(target=write, args=(number,)) for number in range(16)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+            assert writer.exitcode == 0
         wanted = Counter(b"%d" % number * 1000 for number in range(80))
         assert Counter(self.read().values()) == wanted
 

@@ -1,12 +1,12 @@
 """The contract of storages in a database, and what goes wrong with one."""
 
 import io
-import subprocess
-import sys
+import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import cached_property
 
 import pytest
 
@@ -25,18 +25,8 @@ from receiver.storage.paths import numbered
 from receiver.storage.rows import CHUNK_SIZE, Content
 from support.contract import StorageContract
 from support.databases import PASSWORD, Server
-from support.paths import PROJECT
 from support.ports import free_port
 from support.storages import NAME, publish
-
-OPEN_STORAGE = """
-import sys
-import receiver.storage.database
-from receiver.storage import open_storage
-print(flush=True)
-sys.stdin.readline()
-open_storage(sys.argv[1]).engine.dispose()
-"""
 
 
 class DatabaseContract(StorageContract):
@@ -55,15 +45,18 @@ class DatabaseContract(StorageContract):
         yield
         for storage in self.opened:
             storage.engine.dispose()
+        self.engine.dispose()
+
+    @cached_property
+    def engine(self) -> sqlalchemy.Engine:
+        """The test's own way into the database, past the storage."""
+        scheme, _, rest = self.url.partition("://")
+        return sqlalchemy.create_engine(f"{DRIVERS[scheme]}://{rest}", pool_pre_ping=True)
 
     def execute(self, statement: str) -> list[tuple]:
-        scheme, _, rest = self.url.partition("://")
-        engine = sqlalchemy.create_engine(f"{DRIVERS[scheme]}://{rest}")
-        with engine.begin() as connection:
+        with self.engine.begin() as connection:
             result = connection.execute(text(statement))
-            found = [tuple(row) for row in result] if result.returns_rows else []
-        engine.dispose()
-        return found
+            return [tuple(row) for row in result] if result.returns_rows else []
 
     def read(self) -> dict[str, bytes]:
         parts = "SELECT file_id, data FROM kzr_chunks ORDER BY file_id, start"
@@ -289,18 +282,21 @@ class DatabaseContract(StorageContract):
         assert self.execute("SELECT version FROM kzr_schema") == [(3,)]
         assert self.execute("SELECT note FROM kzr_files") == [(None,)]
 
-    def test_receivers_that_start_at_once_prepare_the_database_once(self):
-        command = [sys.executable, "-c", OPEN_STORAGE, self.url]
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        starts = [subprocess.Popen(command, cwd=PROJECT, **pipes) for _ in range(8)]
-        for start in starts:
-            assert start.stdout.readline() == b"\n"  # it has imported all it needs
-        for start in starts:
-            start.stdin.write(b"\n")
-            start.stdin.flush()
-        for start in starts:
-            assert start.communicate()[1] == b""
-            assert start.returncode == 0
+    def test_receivers_that_start_at_once_prepare_the_database_once(self, capfd):
+        context = multiprocessing.get_context("fork")
+        barrier = context.Barrier(8, timeout=30)
+
+        def start() -> None:
+            barrier.wait()
+            self.open()
+
+        starts = [context.Process(target=start) for _ in range(8)]
+        for each in starts:
+            each.start()
+        for each in starts:
+            each.join()
+            assert each.exitcode == 0
+        assert capfd.readouterr().err == ""
         assert self.execute("SELECT version FROM kzr_schema") == [(1,)]
 
 

@@ -53,6 +53,7 @@ class Front(Storing):
         self.storage = self.folder / "recordings"
         self.storage.mkdir(exist_ok=True)
         self.log_path = self.folder / "error.log"
+        self.access_log_path = self.folder / "recordings.log"
 
     def run(self, *command: str | Path, **environ: str) -> None:
         with (self.folder / "output").open("ab") as output:
@@ -63,7 +64,9 @@ class Front(Storing):
         def is_up() -> bool:
             assert self.process.poll() is None, (self.folder / "output").read_text() + self.log
             with closing(socket()) as sock:
-                return sock.connect_ex(("127.0.0.1", self.port)) == 0
+                is_open = sock.connect_ex(("127.0.0.1", self.port)) == 0
+            # nginx answers before it writes its pid, and is not whole until then.
+            return is_open and (self.program != "nginx" or (self.folder / "pid").exists())
 
         wait_for(is_up, why=f"{command[0]} to start")
 
@@ -101,7 +104,7 @@ class NginxServer(Front):
             {f"user {user};" if os.geteuid() == 0 else ""}
             daemon off;
             worker_processes auto;
-            pid {self.folder}/nginx.pid;
+            pid {self.folder}/pid;
             error_log {self.log_path};
             events {{ }}
             http {{
@@ -142,6 +145,7 @@ class Nginx(NginxServer):
                 "/run/kazoo-receiver.sock": self.receiver.socket,
                 "/srv/recordings/.handover": bodies,
                 "/srv/recordings/": f"{self.storage}/",
+                "/var/log/nginx/recordings.log": self.access_log_path,
             },
         )
         if handover:
@@ -187,7 +191,7 @@ class Apache(Front):
             """
         (self.folder / "apache.conf").write_text(conf + site)
         command = [need(self.program), "-D", "FOREGROUND", "-f", self.folder / "apache.conf"]
-        self.run(*command, **environ)
+        self.run(*command, APACHE_LOG_DIR=str(self.folder), **environ)
 
     def let_in(self) -> None:
         """Give the storage to Apache's user, whose processes write it."""

@@ -5,3 +5,4 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 PROJECT = TESTS.parent
 WIRE = TESTS / "data" / "wire"
+READ_BACK = PROJECT / "tests" / "data" / "wire-readback"
