@@ -22,9 +22,22 @@ from support.pages import (
     paths,
     send,
 )
+from support.receivers import Receiver
 
 GREGORIAN = 62_167_219_200
 ONE, TWO = "1" * 32, "2" * 32
+
+
+@pytest.fixture(scope="module")
+def tokyo(tmp_path_factory):
+    server = Receiver(
+        tmp_path_factory.mktemp("tokyo"),
+        catalog="yes",
+        readers="ann:secret",
+        timezone="Asia/Tokyo",
+    )
+    yield server
+    server.stop()
 
 
 class TestFilters:
@@ -102,19 +115,6 @@ class TestFilters:
 
 
 class TestTimes:
-    @pytest.fixture(scope="class")
-    def tokyo(self, tmp_path_factory):
-        from support.receivers import Receiver
-
-        server = Receiver(
-            tmp_path_factory.mktemp("tokyo"),
-            catalog="yes",
-            readers="ann:secret",
-            timezone="Asia/Tokyo",
-        )
-        yield server
-        server.stop()
-
     def test_everything_is_in_one_zone_that_is_shown(self, tokyo):
         began = datetime(2026, 3, 1, 20, 30, tzinfo=UTC).timestamp()  # in Tokyo on the second
         send(tokyo, "a.mp3", **ANN, start=int(began) + GREGORIAN)
