@@ -138,11 +138,12 @@ def _answer(
 
 
 def _may_follow() -> bool:
-    """Whether the client may be sent to another host.
+    """Whether the client may be sent to another host, for a GET: links are for nothing else.
 
     Kazoo's HTTP client, which sends no User-Agent, would send its credentials there, too.
     """
-    return bool(current_app.config["REDIRECT_READS"] and request.headers.get("User-Agent"))
+    is_wanted = current_app.config["REDIRECT_READS"] and request.method == "GET"
+    return bool(is_wanted and request.headers.get("User-Agent"))
 
 
 def _respond(path: str, recording: Recording, may_hand_over: bool) -> Response:

@@ -1,5 +1,7 @@
 """`kazoo-receiver`: the service's settings and user, and never a storage by mistake."""
 
+import hashlib
+import json
 import os
 import pwd
 import signal
@@ -17,7 +19,13 @@ from support.ports import free_port
 from support.shell import USER, shell
 from support.waiting import wait_for
 
-ABOUT = '{"caller_id_number": "+15551234567", "call_id": "abc"}'
+ABOUT = json.dumps(
+    {
+        "caller_id_number": "+15551234567",
+        "call_id": "abc",
+        "sha256": hashlib.sha256(b"audio").hexdigest(),
+    }
+)
 LOOKING = ("holds", "verify", "purge", "reindex", "worker", "erase --caller +15551234567", "hold x")
 QUEUED = "KZR_CHECKSUMS=yes", "KZR_KEEP_DAYS=365", "KZR_CATALOG=yes"
 
@@ -172,7 +180,7 @@ def test_wrong_setting_ends_a_command_in_one_line(service):
 
 def test_service_user_needs_no_file_where_the_environment_says_all(service):
     """As under systemd, which reads the file and then starts the service as its user."""
-    service.record()
+    service.record(about=ABOUT)
     command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups"]
     shown = subprocess.run(
         [*command, installed() / ".venv/bin/kazoo-receiver", "verify"],
@@ -235,8 +243,9 @@ def test_serve_and_worker_by_root_are_the_storages_owners(service):
             process.wait(30)
 
 
-def test_serve_with_a_wrong_setting_is_one_line(tmp_path):
-    shown = shell("serve", KZR_STORAGE="/dev/null/x")
+@pytest.mark.parametrize("options", [[], ["--check-config"]])
+def test_serve_with_a_wrong_setting_is_one_line(options):
+    shown = shell("serve", *options, KZR_STORAGE="/dev/null/x")
     assert shown.returncode == 1
     assert "Traceback" not in shown.stderr
     assert shown.stderr.splitlines()[-1].startswith("Error: KZR_STORAGE=/dev/null/x:")
@@ -340,3 +349,31 @@ def test_copy_shows_no_password_and_names_a_variable_that_is_missing(service):
 def test_file_is_read_as_systemd_reads_it(text, value):
     assert dict(variables(text + "\n")) == {"A": value}
     assert dict(variables(text)) == {"A": value}
+
+
+@pytest.mark.parametrize("command", ["verify", "holds"])
+def test_output_that_cannot_be_written_is_told_in_one_line(service, command):
+    service.record(about=ABOUT)
+    service.run("hold", "abc.mp3")
+    with open("/dev/full", "wb") as full:
+        shown = service.run(command, stdout=full)
+    assert shown.returncode == 1
+    line = "Error: the output cannot be written: No space left on device"
+    assert shown.stderr.splitlines()[1:] == [line]
+
+
+def test_python_that_only_root_can_read_is_told(service, monkeypatch):
+    """As one of pyenv's in root's home: the owner would find no module any more."""
+    from receiver.commands.service import become_owner
+    from receiver.errors import SettingError
+
+    readable = os.access
+    monkeypatch.setattr(
+        os, "access", lambda file, mode: file != os.__file__ and readable(file, mode)
+    )
+    for name in ("setuid", "setgid", "setgroups", "umask"):
+        monkeypatch.setattr(os, name, lambda _: None)
+    for name in ("HOME", "USER", "LOGNAME"):
+        monkeypatch.setenv(name, "root")
+    with pytest.raises(SettingError, match=f"www-data cannot read {os.path.dirname(os.__file__)}"):
+        become_owner(str(service.storage))

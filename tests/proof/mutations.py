@@ -562,6 +562,20 @@ MUTATIONS = [
         ("test_access.py",),
     ),
     Mutation(
+        "id of the recording that is asked for",
+        "receiver/reading/choice.py",
+        "if known == asked:",
+        "if True:",
+        ("reading/test_versions.py::TestIds",),
+    ),
+    Mutation(
+        "no other recording in place of one that is gone",
+        "receiver/reading/choice.py",
+        'if known == "" and not nameless:',
+        "if not nameless:",
+        ("reading/test_versions.py::TestIds",),
+    ),
+    Mutation(
         "networks check",
         ACCESS,
         "if self._networks and not is_in(request.remote_addr, self._networks):",

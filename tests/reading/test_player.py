@@ -73,7 +73,7 @@ def test_it_plays_seeks_and_resumes(server: Client, page: Page, extension):
     player = load(page, target)
     assert abs(player.evaluate("it => it.duration") - SECONDS) < 2
     plays_from(player, 0)
-    for place in (250, 120, 290, 10):
+    for place in (250, 10):
         player.evaluate("(it, place) => { it.currentTime = place }", place)
         plays_from(player, place)
     player.evaluate("it => it.pause()")

@@ -634,3 +634,5 @@ class BucketContract(StorageContract):
             assert answer.status == 302
             with urllib.request.urlopen(answer.headers["Location"]) as direct:
                 assert direct.read() == id_.encode()
+            # The link is for GET only.
+            assert receiver.request("HEAD", target, headers=READER | browser).status in (200, 304)
