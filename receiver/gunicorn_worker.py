@@ -118,7 +118,17 @@ def start(prog: str, application: str, settings: Mapping[str, Any]) -> None:
             setting.default = application
         if setting.name in ("workers", "threads"):  # with none of them, nothing is ever answered
             setting.validator = staticmethod(_at_least_one)
-    WSGIApplication("%(prog)s [OPTIONS]", prog=prog).run()
+    _Application("%(prog)s [OPTIONS]", prog=prog).run()
+
+
+class _Application(WSGIApplication):  # type: ignore[misc]  # gunicorn has no types
+    def load(self) -> Any:
+        try:
+            return super().load()
+        except SettingError as error:
+            if self.cfg.check_config:  # for which gunicorn would show where it was raised
+                raise SystemExit(f"Error: {error}") from None
+            raise
 
 
 def _at_least_one(value: Any) -> int:

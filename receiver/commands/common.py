@@ -1,10 +1,11 @@
 """What the commands share: options, progress bars, and errors in one line."""
 
+import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 from jinja2.filters import do_filesizeformat as human_size
@@ -56,7 +57,7 @@ def counted(storage: Storage, *, err: bool = False) -> Iterator[Any]:
     """Show how many of all recordings are done."""
     count, _ = _measure(storage)
     file = sys.stderr if err else sys.stdout
-    with click.progressbar(length=count, label=f"{count:,} recordings", file=file) as bar:
+    with _bar(count, f"{count:,} recordings", file) as bar:
         yield bar
 
 
@@ -65,8 +66,23 @@ def weighed(storage: Storage) -> Iterator[Any]:
     """Show how many of the bytes of all recordings are done."""
     count, total = _measure(storage)
     label = f"{count:,} recordings, {human_size(total)}"
-    with click.progressbar(length=total, label=label) as bar:
+    with _bar(total, label, sys.stdout) as bar:
         yield bar
+
+
+@contextmanager
+def _bar(length: int, label: str, file: TextIO) -> Iterator[Any]:
+    """A progress bar; an output that cannot be written stops no work."""
+    bar = click.progressbar(length=length, label=label, file=file)
+    try:
+        bar.__enter__()
+    except OSError:
+        bar = click.progressbar(length=length, file=io.StringIO())
+    try:
+        yield bar
+    finally:
+        with suppress(OSError):
+            bar.render_finish()
 
 
 def _measure(storage: Storage) -> tuple[int, int]:

@@ -120,8 +120,9 @@ def become_owner(*urls: str) -> None:
     os.setgid(group)
     os.setuid(owner.st_uid)
     os.umask(0o027)
-    if not os.access(__file__, os.R_OK):
-        raise SettingError(
-            f"{name_of(owner.st_uid)} cannot read {os.path.dirname(__file__)}: install this where "
-            "everybody can, such as in /opt/kazoo-receiver"
-        )
+    for file in (__file__, os.__file__):  # Python itself may be in root's home
+        if not os.access(file, os.R_OK):
+            raise SettingError(
+                f"{name_of(owner.st_uid)} cannot read {os.path.dirname(file)}: install this where "
+                "everybody can, such as in /opt/kazoo-receiver"
+            )

@@ -42,7 +42,7 @@ def is_storage(folder: Path) -> bool:
 def unmounted(folder: Path) -> str | None:
     """The mount point of /etc/fstab that a folder lies on and that nothing is mounted at."""
     real = Path(os.path.realpath(folder))  # a link may lead to the disk
-    places = {folder, *folder.parents, real, *real.parents}
+    places = {real, *real.parents}
     missing = (
         str(each) for each in _mount_points() if each in places and not os.path.ismount(each)
     )
@@ -68,7 +68,7 @@ def _mount_points() -> list[Path]:
             fields = line.split("#")[0].split()
             point = Path(_unescaped(fields[1])) if len(fields) > 1 else Path("none")
             if point.is_absolute() and point != Path("/"):
-                points.append(point)
+                points.append(Path(os.path.realpath(point)))  # `mount` follows links, too
     return points
 
 

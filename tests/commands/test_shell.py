@@ -235,8 +235,9 @@ def test_serve_and_worker_by_root_are_the_storages_owners(service):
             process.wait(30)
 
 
-def test_serve_with_a_wrong_setting_is_one_line(tmp_path):
-    shown = shell("serve", KZR_STORAGE="/dev/null/x")
+@pytest.mark.parametrize("options", [[], ["--check-config"]])
+def test_serve_with_a_wrong_setting_is_one_line(options):
+    shown = shell("serve", *options, KZR_STORAGE="/dev/null/x")
     assert shown.returncode == 1
     assert "Traceback" not in shown.stderr
     assert shown.stderr.splitlines()[-1].startswith("Error: KZR_STORAGE=/dev/null/x:")
@@ -340,3 +341,20 @@ def test_copy_shows_no_password_and_names_a_variable_that_is_missing(service):
 def test_file_is_read_as_systemd_reads_it(text, value):
     assert dict(variables(text + "\n")) == {"A": value}
     assert dict(variables(text)) == {"A": value}
+
+
+def test_python_that_only_root_can_read_is_told(service, monkeypatch):
+    """As one of pyenv's in root's home: the owner would find no module any more."""
+    from receiver.commands.service import become_owner
+    from receiver.errors import SettingError
+
+    readable = os.access
+    monkeypatch.setattr(
+        os, "access", lambda file, mode: file != os.__file__ and readable(file, mode)
+    )
+    for name in ("setuid", "setgid", "setgroups", "umask"):
+        monkeypatch.setattr(os, name, lambda _: None)
+    for name in ("HOME", "USER", "LOGNAME"):
+        monkeypatch.setenv(name, "root")
+    with pytest.raises(SettingError, match=f"www-data cannot read {os.path.dirname(os.__file__)}"):
+        become_owner(str(service.storage))

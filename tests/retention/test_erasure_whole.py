@@ -1,5 +1,6 @@
 """Erasures: none of somebody's recordings is left unsaid, however it is stored or written."""
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -235,6 +236,8 @@ class TestOutput:
         started = self.start(
             directory, tmp_path, 400, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        # Not all fits into the pipe: it cannot be done before the signal.
+        fcntl.fcntl(started.stdout, fcntl.F_SETPIPE_SZ, 4096)
         first = started.stdout.readline()
         started.send_signal(number)
         receipts = first + started.stdout.read()

@@ -430,6 +430,16 @@ class TestMounts:
         with disk(tmp_path / "one", point):
             assert publish(storage, b"audio", NAME).outcome is Outcome.IDENTICAL
 
+    def test_a_disk_that_fstab_names_by_a_link_is_mounted(
+        self, storage, mounted, tmp_path, monkeypatch
+    ):
+        """`mount` follows the link, so that nothing is ever mounted at the link itself."""
+        (tmp_path / "link").symlink_to(mounted)
+        (tmp_path / "fstab").write_text(f"none {tmp_path}/link tmpfs defaults 0 0\n")
+        monkeypatch.setattr(place, "FSTAB", tmp_path / "fstab")
+        open_storage(str(tmp_path / "link" / "recordings")).check_space(5)
+        publish(open_storage(str(storage.root)), b"a", RecordingName("ACCOUNT", "x", "mp3"))
+
     def test_an_account_on_a_disk_of_its_own_is_stored(self, storage, mounted):
         name = RecordingName("ACCOUNT/USER", "x", "mp3")
         with storage.incoming(name.folder) as file:

@@ -99,7 +99,7 @@ class Server:
     def _end(self, number: signal.Signals) -> None:
         if self.process:
             self.process.send_signal(number)
-            self.process.wait(60)
+            self.process.wait(300)  # a busy disk takes its time
             self.process = None
 
     def stop(self) -> None:
