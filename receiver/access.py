@@ -166,7 +166,7 @@ def address_of(text: str) -> IPv4Address | IPv6Address | None:
     if match := _WITH_PORT.fullmatch(text):
         text = match[1] or match[2]
     try:
-        address = ip_address(text.partition("%")[0])
+        address = ip_address(text.partition("%")[0] if ":" in text else text)  # IPv6 has zones
     except ValueError:  # a Unix socket has none: its proxy tells, if it is trusted
         return None
     return getattr(address, "ipv4_mapped", None) or address
