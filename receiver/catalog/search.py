@@ -71,20 +71,17 @@ class Word:
     def ids(self) -> sa.Select[tuple[int]]:
         return sa.select(terms.c.recording).where(self._is_one(terms.c.term))
 
-    def has(self, connection: sa.Connection, id_: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    def has(self, connection: sa.Connection) -> sa.ColumnElement[bool]:
         """Whether a recording has it; this looks at its own terms.
 
         For EXISTS, MariaDB would first collect all recordings that have the word, and so would
         PostgreSQL with the index of terms.
         """
-        its = terms.alias()
-        term = its.c.term.concat("") if connection.dialect.name == "postgresql" else its.c.term
-        own = sa.select(sa.literal_column("1", sa.Integer)).where(its.c.recording == id_)
+        term = terms.c.term.concat("") if connection.dialect.name == "postgresql" else terms.c.term
+        own = sa.select(sa.literal_column("1", sa.Integer)).where(
+            terms.c.recording == recordings.c.id
+        )
         return own.where(self._is_one(term)).limit(1).scalar_subquery() == 1
-
-    def is_broad(self) -> bool:
-        """Whether a large part of all recordings tends to have it."""
-        return self.ranges[0][0].startswith((FACETS["direction"], FACETS["extension"]))
 
     def _is_one(self, term: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
         return sa.or_(
@@ -107,14 +104,8 @@ class Long:
     def ids(self) -> sa.Select[tuple[int]]:
         return sa.select(recordings.c.id).where(recordings.c.duration >= float(self.seconds))
 
-    def has(self, connection: sa.Connection, id_: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-        if id_ is recordings.c.id:
-            return recordings.c.duration >= float(self.seconds)
-        own = sa.select(recordings.c.duration).where(recordings.c.id == id_)
-        return own.scalar_subquery() >= float(self.seconds)
-
-    def is_broad(self) -> bool:
-        return True
+    def has(self, connection: sa.Connection) -> sa.ColumnElement[bool]:
+        return recordings.c.duration >= float(self.seconds)
 
 
 Condition = Word | Long
@@ -233,12 +224,12 @@ def _matches(
         else:
             rare = found if rare is None else rare & found
     if rare is None and len(common) > 1:  # which may seldom come together
-        common.sort(key=lambda each: each.is_broad())
-        lists = [each.ids() for each in common if not each.is_broad()] or [common[0].ids()]
-        together = _find(connection, lists, looked_up=common[len(lists) :])
+        lists = [each.ids() for each in common if isinstance(each, Word)]
+        long = [each for each in common if isinstance(each, Long)]
+        together = _find(connection, lists, long=long)
         if len(together) <= RARE:
             rare, common = set(together), []
-    wanted = [condition.has(connection, recordings.c.id) for condition in common]
+    wanted = [condition.has(connection) for condition in common]
     if rare is not None:
         wanted.append(_is_among(connection, recordings.c.id, rare))
     elif any(isinstance(each, Word) for each in common):
@@ -252,11 +243,11 @@ def _find(
     connection: sa.Connection,
     lists: list[sa.Select[tuple[int]]],
     most: int | None = None,
-    looked_up: Sequence[Condition] = (),
+    long: Sequence[Long] = (),
 ) -> list[int]:
     """Some recordings that are in all lists of ids; if there are fewer than `most`, all of them.
 
-    Without `most`, one more than are rare. What else they have to have is looked up for each.
+    Without `most`, one more than are rare. `long` is looked up for each that is in all the lists.
     """
     query, *others = lists
     # Not INTERSECT, which does not end before it has them all. The sum keeps SQLite from looking
@@ -264,8 +255,9 @@ def _find(
     (column,) = query.selected_columns
     for other in others:
         query = query.where((column + 0).in_(other.subquery().select()))
-    for each in looked_up:
-        query = query.where(each.has(connection, column))
+    for each in long:
+        lasts = sa.select(recordings.c.duration).where(recordings.c.id == column)
+        query = query.where(lasts.correlate(terms).scalar_subquery() >= float(each.seconds))
     return list(connection.scalars(query.limit(most or RARE + 1)))
 
 
