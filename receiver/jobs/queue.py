@@ -333,21 +333,38 @@ class Queue:
             self._change(lambda connection: _insert(connection, rows))
             return
         with self._errors():
-            if self._writer is None or not self._database.is_current(self._writer.info):
-                self._close_writer()
-                self._make_ready()
-                self._writer = self._database.engine.raw_connection()
-            statement = _insertion(self._database.engine.dialect)
-            driver = cast(sqlite3.Connection, self._writer.driver_connection)
             try:
-                driver.execute("BEGIN IMMEDIATE")
-                driver.executemany(statement.string, _parameters(statement, rows))
-                driver.execute("COMMIT")
-            except BaseException:
-                self._close_writer()  # which rolls back
-                raise
-            if not self._database.is_current(self._writer.info):
-                raise Busy("its file was removed")
+                self._write_to_file(rows)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                    raise
+                self._empty_log()  # which may take up the very room that is missing
+                self._write_to_file(rows)
+
+    def _write_to_file(self, rows: list[dict[str, Any]]) -> None:
+        if self._writer is None or not self._database.is_current(self._writer.info):
+            self._close_writer()
+            self._make_ready()
+            self._writer = self._database.engine.raw_connection()
+        statement = _insertion(self._database.engine.dialect)
+        driver = cast(sqlite3.Connection, self._writer.driver_connection)
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+            driver.executemany(statement.string, _parameters(statement, rows))
+            driver.execute("COMMIT")
+        except BaseException:
+            self._close_writer()  # which rolls back
+            raise
+        if not self._database.is_current(self._writer.info):
+            raise Busy("its file was removed")
+
+    def _empty_log(self) -> None:
+        connection = self._database.engine.raw_connection()
+        try:
+            driver = cast(sqlite3.Connection, connection.driver_connection)
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
 
     def _close_writer(self) -> None:
         writer, self._writer = self._writer, None
