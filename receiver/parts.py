@@ -4,6 +4,7 @@ Parts find each other here, and import no more of each other than that.
 """
 
 import logging
+import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from flask import Request, current_app, g, request
 
-from .errors import Forbidden
+from .errors import Forbidden, NameExists
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -337,8 +338,11 @@ class Jobs(Protocol):
     def add(self, stored: Stored) -> None:
         """Enqueue its jobs durably, each once for the same bytes."""
 
-    def add_missing(self, stored: Stored) -> bool:
-        """Enqueue its jobs durably, and return whether there was one that was not known yet."""
+    def unfinished(self, error: NameExists) -> Stored:
+        """The recording that exists because it was stored, and answered 503 for want of its jobs.
+
+        They are enqueued. Raises the error where none was missing.
+        """
 
     def check(self) -> None:
         """Raise as `add` would where nothing can be enqueued now."""
@@ -392,6 +396,24 @@ def exchange() -> Exchange:
     except AttributeError:
         found = g.exchange = Exchange(parts().open_body(request.environ), time.monotonic())
     return found
+
+
+def etag_of(status: os.stat_result) -> str:
+    """A file's ETag: what tells it from all others that its name has had, and copies keep."""
+    return f"{status.st_size:x}-{microseconds(status.st_mtime_ns):x}"
+
+
+def round_time(file: int, later: int = 0) -> None:
+    """Give an open file a time in whole microseconds, some nanoseconds `later` than it has.
+
+    Whatever copies it keeps those, though it may count in seconds with a fraction.
+    """
+    time = microseconds(os.fstat(file).st_mtime_ns + later) * 1000
+    os.utime(file, ns=(time, time))
+
+
+def microseconds(nanoseconds: int) -> int:
+    return (nanoseconds + 500) // 1000
 
 
 def sha256_of(file: BinaryIO) -> str:

@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 
 from ..errors import NameExists, NameTaken, StorageFailed, StorageFull
 from ..formats import SIDECARS
-from ..parts import Name, Outcome, Stored
+from ..parts import Name, Outcome, Stored, etag_of, round_time
 from .naming import sidecar
 
 FILE_MODE = 0o640
@@ -85,15 +85,17 @@ class Folder(Spool):
         `metadata` is the text of `NAME.json`, which is durable before the recording has its name.
         """
         with storage_errors(), self.synced(metadata, name.folder) as beside:
-            set_time(file.fileno(), os.fstat(file.fileno()).st_mtime_ns)
+            round_time(file.fileno())
             sync(file)
             with self.folder(name.folder) as folder:
                 with locked(folder):
                     self.settle(name.filename, folder)
                     if not exists(name.filename, folder):
                         stored = self._create(file, beside, name, folder)
+                    elif only_new:
+                        raise NameExists.by(str(name), self.holds(file, name, folder))
                     else:
-                        stored = self.taken(file, beside, name, folder, only_new=only_new)
+                        stored = self.taken(file, beside, name, folder)
                 os.fsync(folder)  # a failure leaves the file: a parallel retry may own the name
                 return stored
 
@@ -108,20 +110,18 @@ class Folder(Spool):
     def settle(self, filename: str, folder: int) -> None:
         """Finish or undo what a crash left of a name; publishing by the core leaves nothing."""
 
-    def taken(
-        self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int, *, only_new: bool
-    ) -> Stored:
+    def taken(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
         """Answer for a name that a recording has: the same bytes are a retry, others are refused.
 
-        Nobody else publishes into the open `folder` meanwhile. Raises `NameTaken`, or `NameExists`
-        where it was to be `only_new`.
+        Nobody else publishes into the open `folder` meanwhile. Raises `NameTaken`.
         """
-        etag = is_in(file, name.filename, folder)
-        if only_new:
-            raise NameExists.by(str(name), etag)
-        if etag:
+        if etag := self.holds(file, name, folder):
             return Stored(Outcome.IDENTICAL, str(name), etag=etag)
         raise NameTaken(f"another recording is stored as {name}: it was kept")
+
+    def holds(self, file: BinaryIO, name: Name, folder: int) -> str:
+        """The ETag of the name's recording that holds the same bytes, "" where none does."""
+        return is_in(file, name.filename, folder)
 
     @contextmanager
     def synced(self, data: bytes, folder: str) -> Iterator[BinaryIO | None]:
@@ -212,10 +212,7 @@ def link_file(file: BinaryIO, filename: str, folder: int) -> None:
 
 
 def is_in(file: BinaryIO, filename: str, folder: int) -> str:
-    """The ETag of a stored recording that holds the same bytes as `file`, which are durable then.
-
-    It is "" where the recording holds others.
-    """
+    """The ETag of a stored recording with the bytes of `file`, then durable; "" of another."""
     with open_recording(filename, folder) as stored:
         if not same_bytes(file.fileno(), stored.fileno()):
             return ""
@@ -244,21 +241,6 @@ def open_recording(filename: str, folder: int) -> BinaryIO:
         os.close(file)
         raise OSError(errno.EEXIST, "Not a recording, move it away", filename)
     return open(file, "rb")
-
-
-def etag_of(status: os.stat_result) -> str:
-    """What tells a recording from all others that its name has had; copies of the file keep it."""
-    return f"{status.st_size:x}-{_microseconds(status.st_mtime_ns):x}"
-
-
-def set_time(file: int, nanoseconds: int) -> None:
-    """Set the time of an open file, in whole microseconds: whatever copies it keeps those."""
-    time = _microseconds(nanoseconds) * 1000
-    os.utime(file, ns=(time, time))
-
-
-def _microseconds(nanoseconds: int) -> int:
-    return (nanoseconds + 500) // 1000
 
 
 def _make_folder(name: str, parent: int) -> None:

@@ -6,7 +6,7 @@ from flask import Blueprint, Flask, Response, current_app, request, url_for
 from flask.blueprints import BlueprintSetupState
 
 from ..errors import InvalidName, NameExists
-from ..parts import Outcome, Stored, exchange, parts
+from ..parts import Outcome, exchange, parts
 from .naming import NO_NAME, PlainConverter, RecordingConverter, RecordingName
 
 uploads = Blueprint("uploads", __name__)
@@ -39,11 +39,12 @@ def store(name: RecordingName) -> Response:
         try:
             stored = running.storage.publish(file, name, body.metadata, only_new=only_new)
         except NameExists as error:
-            stored = unfinished(error)
-        else:
-            if running.jobs:
-                running.jobs.add(stored)
+            if not running.jobs:
+                raise
+            stored = running.jobs.unfinished(error)
         exchange().stored = stored
+    if running.jobs:
+        running.jobs.add(stored)
 
     line = f"{stored.outcome}: {stored.path}, {body.received} bytes"
     if stored.kept_as:
@@ -56,15 +57,6 @@ def store(name: RecordingName) -> Response:
         if len(url) <= 2048:  # nginx answers 502 to a header of 4 KiB
             response.location = url
     return response
-
-
-def unfinished(error: NameExists) -> Stored:
-    """The recording that exists because we stored it, and answered 503 for want of its jobs."""
-    stored = Stored(Outcome.IDENTICAL, error.path, etag=error.etag)
-    jobs = parts().jobs
-    if jobs and stored.etag and jobs.add_missing(stored):
-        return stored
-    raise error
 
 
 @uploads.route("/", methods=["PUT", "POST"], strict_slashes=False)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import SettingError, StorageUnavailable
-from ..parts import Backlog, Parts, Stored
+from ..errors import NameExists, SettingError, StorageUnavailable
+from ..parts import Backlog, Outcome, Parts, Stored
 from ..sql import is_refused
 from .earlier import make_room
 from .event import Work
@@ -63,8 +63,11 @@ class Jobs:
         if self.kinds and not self._by_storage:
             self.queue.add(stored, [*self.kinds])
 
-    def add_missing(self, stored: Stored) -> bool:
-        return bool(self.kinds) and self.queue.add_missing(stored, [*self.kinds])
+    def unfinished(self, error: NameExists) -> Stored:
+        stored = Stored(Outcome.IDENTICAL, error.path, etag=error.etag)
+        if stored.etag and self.kinds and self.queue.add_missing(stored, [*self.kinds]):
+            return stored
+        raise error
 
     def check(self) -> None:
         if self.kinds:

@@ -16,18 +16,15 @@ from ..core.naming import has_extension, sidecar
 from ..core.publish import (
     FOLDER_MODE,
     Folder,
-    etag_of,
     exists,
     link_file,
     locked,
     open_recording,
     same_bytes,
-    set_time,
     storage_errors,
     sync,
 )
 from ..errors import (
-    NameExists,
     NameTaken,
     NotStored,
     ReceiverError,
@@ -36,7 +33,7 @@ from ..errors import (
     StorageUnavailable,
 )
 from ..formats import SIDECARS
-from ..parts import Listed, Name, Outcome, Recording, Stored, warn
+from ..parts import Listed, Name, Outcome, Recording, Stored, etag_of, round_time, warn
 from ..shown import shown
 from .base import GONE, BackEnd, held
 from .paths import (
@@ -221,15 +218,13 @@ class DirectoryStorage(Folder, BackEnd):
     def settle(self, filename: str, folder: int) -> None:
         Versions(filename, folder).settle()
 
-    def taken(
-        self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int, *, only_new: bool
-    ) -> Stored:
+    def holds(self, file: BinaryIO, name: Name, folder: int) -> str:
+        return Versions(name.filename, folder).holds(file)
+
+    def taken(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
         versions = Versions(name.filename, folder)
-        same = versions.holds(file)
-        if only_new:
-            raise NameExists.by(str(name), same)
-        if same:
-            return Stored(Outcome.IDENTICAL, str(name), etag=same)
+        if etag := versions.holds(file):
+            return Stored(Outcome.IDENTICAL, str(name), etag=etag)
         if not self._supersede:
             raise NameTaken(f"another recording is stored as {name}: it was kept")
         _make_distinct(file, versions)
@@ -376,7 +371,7 @@ class DirectoryStorage(Folder, BackEnd):
         folder, _, filename = path.rpartition("/")
         outcome = Outcome.CREATED
         with storage_errors():
-            set_time(file.fileno(), round(modified * 1e6) * 1000)
+            os.utime(file.fileno(), ns=(round(modified * 1e6) * 1000,) * 2)
             sync(file)
             with self.folder(folder) as parent:
                 with locked(parent):
@@ -456,10 +451,9 @@ def _make_distinct(file: BinaryIO, versions: Versions) -> None:
 
     The clock of files stands still for some milliseconds, in some file systems for a second.
     """
-    status, step = os.fstat(file.fileno()), 1000
-    taken = versions.etags(status.st_size)
+    step, taken = 1000, versions.etags(os.fstat(file.fileno()).st_size)
     while etag_of(os.fstat(file.fileno())) in taken:
-        set_time(file.fileno(), status.st_mtime_ns + step)
+        round_time(file.fileno(), later=step)
         step *= 2
     if step > 1000:
         os.fsync(file.fileno())

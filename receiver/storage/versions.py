@@ -18,7 +18,6 @@ from ..core.naming import sidecar
 from ..core.publish import (
     FILE_MODE,
     REFUSE_LINKS,
-    etag_of,
     exists,
     is_in,
     link_file,
@@ -26,6 +25,7 @@ from ..core.publish import (
     remove,
 )
 from ..formats import SIDECARS
+from ..parts import etag_of
 from .paths import NEW, gone, keep, number_of, numbered, older_beside, original, stems
 
 NOTHING = b"{}\n"  # metadata that are none

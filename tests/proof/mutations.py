@@ -356,9 +356,9 @@ MUTATIONS = [
     ),
     Mutation(
         "only_new",
-        DIRECTORY,
-        "        if only_new:\n",
-        "        if False:\n",
+        PUBLISH,
+        "                    elif only_new:\n",
+        "                    elif False:\n",
         IN_STORAGE,
     ),
     Mutation(
@@ -422,18 +422,24 @@ MUTATIONS = [
     Mutation(
         "comparison on a retry, by the core alone",
         PUBLISH,
-        "        etag = is_in(file, name.filename, folder)\n",
-        '        etag = ""\n',
+        "        return is_in(file, name.filename, folder)\n",
+        '        return ""\n',
         ("core/test_alone.py",),
     ),
     Mutation(
         "refusal of other bytes by the core alone",
         PUBLISH,
-        "        if etag:\n",
-        "        if True:\n",
+        "        if etag := self.holds(file, name, folder):\n",
+        "        if etag := self.holds(file, name, folder) or True:\n",
         ("core/test_alone.py",),
     ),
-    Mutation("comparison on a retry", DIRECTORY, "= versions.holds(file)", '= ""', IN_STORAGE),
+    Mutation(
+        "comparison on a retry",
+        DIRECTORY,
+        "if etag := versions.holds(file):",
+        'if etag := "":',
+        IN_STORAGE,
+    ),
     Mutation(
         "ETag of its own for a recording that came at the same time",
         DIRECTORY,
