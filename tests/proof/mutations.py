@@ -194,8 +194,8 @@ MUTATIONS = [
     Mutation(
         "size check of the metadata",
         PUBLISH,
-        "if os.fstat(file.fileno()).st_size != len(data):",
-        "if False:",
+        "check_written(file, len(data))",
+        "file.flush()",
         IN_FAULTS,
     ),
     Mutation(
@@ -456,15 +456,15 @@ MUTATIONS = [
     Mutation(
         "comparison of bytes, not only of sizes",
         PUBLISH,
-        "if data != os.pread(other, BUFFER, offset):",
-        "if False:",
+        "os.pread(one, BUFFER, at) == os.pread(other, BUFFER, at) for at",
+        "True for at",
         IN_STORAGE,
     ),
     Mutation(
         "comparison past the first piece",
         PUBLISH,
-        "        if not data:\n            break",
-        "        if True:\n            break",
+        "for at in range(0, size, BUFFER)",
+        "for at in range(0, min(size, BUFFER), BUFFER)",
         IN_STORAGE,
     ),
     Mutation(
