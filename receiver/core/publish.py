@@ -7,7 +7,6 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -50,10 +49,7 @@ class Spool:
 
     @contextmanager
     def incoming(self, folder: str = "") -> Iterator[BinaryIO]:
-        """Open an empty file, which vanishes with its context unless it is published.
-
-        It has no name, so that a crash leaves nothing behind.
-        """
+        """Open a file without a name, which ends with its context, or a crash, or is published."""
         with storage_errors(), self._open_unnamed(self.place_of(folder)) as file:
             yield file
 
@@ -222,15 +218,11 @@ def is_in(file: BinaryIO, filename: str, folder: int) -> str:
 
 def same_bytes(one: int, other: int) -> bool:
     """Whether two open files hold the same."""
-    if os.fstat(one).st_size != os.fstat(other).st_size:
-        return False
-    for offset in count(0, BUFFER):
-        data = os.pread(one, BUFFER, offset)
-        if data != os.pread(other, BUFFER, offset):
-            return False
-        if not data:
-            break
-    return True
+    size = os.fstat(one).st_size
+    return size == os.fstat(other).st_size and all(
+        os.pread(one, BUFFER, offset) == os.pread(other, BUFFER, offset)
+        for offset in range(0, size, BUFFER)
+    )
 
 
 def open_recording(filename: str, folder: int) -> BinaryIO:

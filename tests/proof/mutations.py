@@ -450,15 +450,15 @@ MUTATIONS = [
     Mutation(
         "comparison of bytes, not only of sizes",
         PUBLISH,
-        "if data != os.pread(other, BUFFER, offset):",
-        "if False:",
+        "        os.pread(one, BUFFER, offset) == os.pread(other, BUFFER, offset)\n",
+        "        True\n",
         IN_STORAGE,
     ),
     Mutation(
         "comparison past the first piece",
         PUBLISH,
-        "        if not data:\n            break",
-        "        if True:\n            break",
+        "in range(0, size, BUFFER)",
+        "in range(0, min(size, 1), BUFFER)",
         IN_STORAGE,
     ),
     Mutation(
