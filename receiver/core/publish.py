@@ -80,10 +80,12 @@ class Folder(Spool):
 
         `metadata` is the text of `NAME.json`, which is durable before the recording has its name.
         """
-        with storage_errors(), self.synced(metadata, name.folder) as beside:
+        with storage_errors():
             round_time(file.fileno())
-            sync(file)
-            with self.folder(name.folder) as folder:
+            with (
+                self.synced(metadata, name.folder, file) as beside,
+                self.folder(name.folder) as folder,
+            ):
                 with locked(folder):
                     self.settle(name.filename, folder)
                     if not exists(name.filename, folder):
@@ -120,9 +122,13 @@ class Folder(Spool):
         return is_in(file, name.filename, folder)
 
     @contextmanager
-    def synced(self, data: bytes, folder: str) -> Iterator[BinaryIO | None]:
-        """Open a file without a name whose data is on disk; None where there is no data."""
+    def synced(self, data: bytes, folder: str, *others: BinaryIO) -> Iterator[BinaryIO | None]:
+        """Open a file without a name whose data is on disk; None where there is no data.
+
+        Other files are made durable too.
+        """
         if not data:
+            sync(*others)
             yield None
             return
         with self.incoming(folder) as file:
@@ -130,7 +136,7 @@ class Folder(Spool):
             file.flush()
             if os.fstat(file.fileno()).st_size != len(data):
                 raise OSError(errno.EIO, "The disk did not take all that was written to it")
-            sync(file)
+            sync(*others, file)
             yield file
 
     def open_root(self) -> int:
@@ -172,9 +178,13 @@ class Folder(Spool):
             os.close(parent)
 
 
-def sync(file: BinaryIO) -> None:
-    os.fchmod(file.fileno(), FILE_MODE)
-    os.fsync(file.fileno())  # never retried: after a failure the pages count as clean
+def sync(*files: BinaryIO) -> None:
+    for file in files:
+        os.fchmod(file.fileno(), FILE_MODE)
+        # It begins to write: the file system knows where, and one commit is for all of them.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for file in files:
+        os.fsync(file.fileno())  # never retried: after a failure the pages count as clean
 
 
 @contextmanager

@@ -230,9 +230,15 @@ MUTATIONS = [
     Mutation(
         "fsync of the file",
         PUBLISH,
-        "            sync(file)\n            with self.folder(name.folder) as folder:",
-        "            os.fchmod(file.fileno(), FILE_MODE)\n"
-        "            with self.folder(name.folder) as folder:",
+        "            sync(*others)\n            yield None",
+        "            yield None",
+        SYNCED,
+    ),
+    Mutation(
+        "fsync of a file with metadata",
+        PUBLISH,
+        "            sync(*others, file)\n            yield file",
+        "            sync(file)\n            yield file",
         SYNCED,
     ),
     Mutation(
@@ -273,8 +279,8 @@ MUTATIONS = [
     Mutation(
         "fsync of the metadata",
         PUBLISH,
-        "            sync(file)\n            yield file",
-        "            os.fchmod(file.fileno(), FILE_MODE)\n            yield file",
+        "            sync(*others, file)\n            yield file",
+        "            sync(*others)\n            yield file",
         SYNCED,
     ),
     Mutation(
