@@ -50,10 +50,7 @@ class Spool:
 
     @contextmanager
     def incoming(self, folder: str = "") -> Iterator[BinaryIO]:
-        """Open an empty file, which vanishes with its context unless it is published.
-
-        It has no name, so that a crash leaves nothing behind.
-        """
+        """Open a file without a name, which ends with its context, or a crash, or is published."""
         with storage_errors(), self._open_unnamed(self.place_of(folder)) as file:
             yield file
 
@@ -123,10 +120,7 @@ class Folder(Spool):
 
     @contextmanager
     def synced(self, data: bytes, folder: str, *others: BinaryIO) -> Iterator[BinaryIO | None]:
-        """Open a file without a name whose data is on disk; None where there is no data.
-
-        Other files are made durable too.
-        """
+        """Open a file without a name with data, None where there is none; all are on disk then."""
         if not data:
             sync(*others)
             yield None
@@ -204,10 +198,8 @@ def exists(filename: str, folder: int) -> bool:
 
 
 def remove(filename: str, folder: int) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(filename, dir_fd=folder)
-    except FileNotFoundError:
-        pass
 
 
 def link_file(file: BinaryIO, filename: str, folder: int) -> None:
