@@ -47,6 +47,7 @@ PARTS = (
     Part("fuzz_parsers", ("--minutes=1",)),
     Part("full"),
     Part("timing"),
+    Part("doubling"),
     Part("audit"),
 )
 
