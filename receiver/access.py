@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from flask import Flask, Request
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 LONGEST_ADDRESS = 64  # characters that are told of what is no address
+_WITH_ZONE = re.compile(r"([^%]*)%[A-Za-z0-9._~%-]+")  # an IPv6 address and the client's interface
 # An IPv4 address and a port, or an address in brackets, with or without a port.
 _WITH_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([^\]]+)\](?::[0-9]{1,5})?")
 
@@ -161,9 +161,9 @@ class PlainAddress:
     ) -> "Iterable[bytes]":
         given = environ.get("REMOTE_ADDR") or ""
         address = address_of(given)
-        # What is none, such as "unknown" of a proxy, cannot pass for more than one word of a log.
-        plain = str(address) if address else quote(given.strip()[:LONGEST_ADDRESS], safe=":[]")
-        environ["REMOTE_ADDR"] = plain
+        # What is none, such as a proxy's "unknown", is one word of a log and passes for no address.
+        other = re.sub("[^A-Za-z0-9.:-]", "_", given.strip()[:LONGEST_ADDRESS])
+        environ["REMOTE_ADDR"] = str(address) if address else other
         return self.app(environ, start_response)
 
 
@@ -172,8 +172,10 @@ def address_of(text: str) -> IPv4Address | IPv6Address | None:
     text = text.strip().strip('"').strip()
     if match := _WITH_PORT.fullmatch(text):
         text = match[1] or match[2]
+    if ":" in text and (match := _WITH_ZONE.fullmatch(text)):
+        text = match[1]
     try:
-        address = ip_address(text.partition("%")[0])
+        address = ip_address("" if "%" in text else text)
     except ValueError:  # a Unix socket has none: its proxy tells, if it is trusted
         return None
     return getattr(address, "ipv4_mapped", None) or address

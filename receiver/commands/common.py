@@ -1,6 +1,8 @@
 """What the commands share: options, progress bars, and errors in one line."""
 
+import errno
 import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,6 +52,19 @@ def one_line() -> Iterator[None]:
         yield
     except (SettingError, ReceiverError) as error:
         raise click.ClickException(str(error)) from None
+    except OSError as error:
+        if error.filename is not None or error.errno == errno.EPIPE:  # Click ends quietly then
+            raise
+        abandon(sys.stdout)
+        raise click.ClickException(f"the output cannot be written: {error.strerror}") from None
+
+
+def abandon(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere, or Python fails at it when it ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 @contextmanager

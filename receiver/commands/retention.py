@@ -1,11 +1,10 @@
 """The commands that keep, end and check stored recordings."""
 
-import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +28,7 @@ from ..retention.purge import (
 from ..retention.verify import Report, verify
 from ..shown import shown
 from ..storage.purges import noted
-from .common import complain, counted, human_size, local_time, one_line, threads, weighed
+from .common import abandon, complain, counted, human_size, local_time, one_line, threads, weighed
 
 
 @click.command("hold")
@@ -205,7 +204,7 @@ class _Output:
                 return
             except OSError as error:
                 self.failed = True
-                _abandon(sys.stdout)
+                abandon(sys.stdout)
                 reason = f"the output cannot be written: {error.strerror}: what follows was done"
                 self.quietly(lambda: click.echo(reason, err=True))
         self.quietly(lambda: click.echo(line, err=True))
@@ -216,15 +215,7 @@ class _Output:
             write()
         except OSError:
             self.failed = True
-            _abandon(sys.stderr)
-
-
-def _abandon(stream: Any) -> None:
-    """Let what a stream still holds go nowhere, or Python fails at it when it ends."""
-    with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+            abandon(sys.stderr)
 
 
 @contextmanager
@@ -264,9 +255,9 @@ def verify_(threads: int) -> None:
             threads=threads,
             progress=lambda recording: bar.update(recording.size),
         )
-    for line in sorted(report.wrong):
-        click.echo(line)
-    click.echo(_result(report))
+    with one_line():
+        for line in [*sorted(report.wrong), _result(report)]:
+            click.echo(line)
     sys.exit(bool(report.wrong or report.is_uncompared))
 
 

@@ -60,7 +60,7 @@ def zone_name() -> str:
     if (configured := zone()) is not None:
         return str(configured)
     place = os.environ.get("TZ", "").lstrip(":") or os.path.realpath("/etc/localtime")
-    place = place.partition("zoneinfo/")[2] or place
+    place = (place.partition("zoneinfo/")[2] or place).removeprefix("Etc/")
     if re.fullmatch("[A-Z][A-Za-z]+(/[A-Za-z0-9_+-]+)*", place):
         return place
     return datetime.now().astimezone().tzname() or "the server's"

@@ -19,7 +19,7 @@ from ..storage.base import GONE
 from ..storage.parallel import in_parallel
 from ..storage.paths import extension_of, number_of, numbered, older, original
 from .holds import hold_of, is_stored
-from .purge import catalog_failed, forget, reported
+from .purge import catalog_failed, forget, forget_unstored, reported
 
 _CALLER = ("caller_id_number", "from")
 _CALLEE = ("callee_id_number", "to")
@@ -135,7 +135,8 @@ def find(
             numbered_copies.setdefault(name, []).append(recording)
         progress(recording)
     _add_older(storage, found, numbered_copies, failed, unclear)
-    found.matches.sort(key=lambda match: match.path)
+    # What is found by another that matches goes before that, so that it is found again.
+    found.matches.sort(key=lambda match: (not match.is_older, match.path))
     found.failed += [line for lines in failed.values() for line in lines]
     found.unclear += [shown(f"{path}: {why}") for path, whys in unclear.items() for why in whys]
     return found
@@ -263,7 +264,8 @@ def _forget_wanted(
         old = _stale(catalog, wanted, found.seen)
     except CatalogUnavailable as error:
         return [catalog_failed(error)]
-    return forget(catalog, storage, {*gone, *old})
+    failed = forget(catalog, storage, {*gone, *old})
+    return failed or forget_unstored(catalog, storage, found.seen)
 
 
 def _erase_one(storage: Storage, wanted: Wanted, match: Match) -> Receipt:

@@ -14,7 +14,7 @@ from ..storage.base import GONE
 from ..storage.parallel import in_parallel
 from ..storage.purges import Purges, note, noted
 from ..storage.sidecars import account_of
-from .holds import hold_of
+from .holds import hold_of, is_stored
 
 DAY = 24 * 60 * 60  # seconds
 FOR_EVER = "recordings are kept for ever: set KZR_KEEP_DAYS"
@@ -155,6 +155,7 @@ def purge(
     if not keep_days:
         raise SettingError(FOR_EVER)
     report = Purged()
+    seen: set[str] = set()
     lock = threading.Lock()
 
     def work(recording: Listed) -> Any:
@@ -168,13 +169,17 @@ def purge(
     try:
         for recording, done in in_parallel(work, storage.scan(odd=report.failed.append)):
             done.result()
+            if not recording.is_gone:
+                seen.add(recording.path)
             report.seen += 1
             report.newest = max(report.newest, recording.modified)
             progress(recording)
     finally:
         if catalog and not dry_run:
             gone = [each.path for each in report.removed]
-            report.failed += forget(catalog, storage, gone)
+            report.failed += (down := forget(catalog, storage, gone))
+    if catalog and not dry_run and not down:
+        report.failed += forget_unstored(catalog, storage, seen)
     return report
 
 
@@ -239,6 +244,18 @@ def forget(catalog: Catalog, storage: Storage, paths: Iterable[str]) -> list[str
     except CatalogUnavailable as error:
         return [catalog_failed(error)]
     return []
+
+
+def forget_unstored(catalog: Catalog, storage: Storage, seen: set[str]) -> list[str]:
+    """Remove from the catalog what a command removed that then was cut off; return what failed.
+
+    `seen` are the recordings that are known to be stored, so that the storage is not asked.
+    """
+    try:
+        unseen = [path for path in catalog.paths() if path not in seen]
+    except CatalogUnavailable as error:
+        return [catalog_failed(error)]
+    return forget(catalog, storage, [path for path in unseen if not is_stored(storage, path)])
 
 
 def catalog_failed(error: CatalogUnavailable) -> str:

@@ -25,7 +25,7 @@ from ..core.publish import (
     remove,
 )
 from ..formats import SIDECARS
-from .paths import NEW, gone, keep, number_of, numbered, older_beside, stems
+from .paths import NEW, gone, keep, number_of, numbered, older_beside, original, stems
 
 NOTHING = b"{}\n"  # metadata that are none
 SAMPLE = 128 * 1024  # bytes, at either end of a recording
@@ -55,6 +55,8 @@ class Versions:
         if exists(gone(self._filename), self._folder):
             if not exists(self._filename, self._folder):
                 self._remove_beside(self._filename)
+                name = Versions(original(self._filename), self._folder)
+                name._forget(number_of(self._filename))
             self._remove(gone(self._filename))
         if exists(keep(self._filename), self._folder):  # the recording itself still has its name
             self._remove_beside(self._next())
@@ -106,7 +108,7 @@ class Versions:
         has_notes = exists(self._notes, self._folder)
         number = number_of(filename)
         older = self._older if number or has_notes else b""
-        left = re.sub(rb"^%d .*\n" % number, b"", older, flags=re.MULTILINE)
+        left = _without(older, number)
         # From here on it is no recording any more, and whoever comes next finishes the rest.
         self._replace(filename, gone(filename))
         os.fsync(self._folder)
@@ -212,6 +214,11 @@ class Versions:
             if missing >= MOST_MISSING:
                 return
 
+    def _forget(self, number: int) -> None:
+        """Remove what is noted of an older recording that is being deleted."""
+        if exists(self._notes, self._folder):
+            self._note(_without(self._older, number))
+
     def _note(self, lines: bytes) -> None:
         if not lines:
             self._remove(self._notes)
@@ -242,6 +249,10 @@ def _sample(file: BinaryIO) -> bytes:
     size = os.fstat(descriptor).st_size
     ends = os.pread(descriptor, SAMPLE, 0) + os.pread(descriptor, SAMPLE, max(0, size - SAMPLE))
     return b"%d %s" % (size, sha256(ends).hexdigest()[:32].encode())
+
+
+def _without(lines: bytes, number: int) -> bytes:
+    return re.sub(rb"^%d .*\n" % number, b"", lines, flags=re.MULTILINE)
 
 
 def _last(lines: bytes) -> int:

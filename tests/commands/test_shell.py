@@ -1,5 +1,7 @@
 """`kazoo-receiver`: the service's settings and user, and never a storage by mistake."""
 
+import hashlib
+import json
 import os
 import pwd
 import signal
@@ -17,7 +19,13 @@ from support.ports import free_port
 from support.shell import USER, shell
 from support.waiting import wait_for
 
-ABOUT = '{"caller_id_number": "+15551234567", "call_id": "abc"}'
+ABOUT = json.dumps(
+    {
+        "caller_id_number": "+15551234567",
+        "call_id": "abc",
+        "sha256": hashlib.sha256(b"audio").hexdigest(),
+    }
+)
 LOOKING = ("holds", "verify", "purge", "reindex", "worker", "erase --caller +15551234567", "hold x")
 QUEUED = "KZR_CHECKSUMS=yes", "KZR_KEEP_DAYS=365", "KZR_CATALOG=yes"
 
@@ -172,7 +180,7 @@ def test_wrong_setting_ends_a_command_in_one_line(service):
 
 def test_service_user_needs_no_file_where_the_environment_says_all(service):
     """As under systemd, which reads the file and then starts the service as its user."""
-    service.record()
+    service.record(about=ABOUT)
     command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups"]
     shown = subprocess.run(
         [*command, installed() / ".venv/bin/kazoo-receiver", "verify"],
@@ -341,6 +349,17 @@ def test_copy_shows_no_password_and_names_a_variable_that_is_missing(service):
 def test_file_is_read_as_systemd_reads_it(text, value):
     assert dict(variables(text + "\n")) == {"A": value}
     assert dict(variables(text)) == {"A": value}
+
+
+@pytest.mark.parametrize("command", ["verify", "holds"])
+def test_output_that_cannot_be_written_is_told_in_one_line(service, command):
+    service.record(about=ABOUT)
+    service.run("hold", "abc.mp3")
+    with open("/dev/full", "wb") as full:
+        shown = service.run(command, stdout=full)
+    assert shown.returncode == 1
+    line = "Error: the output cannot be written: No space left on device"
+    assert shown.stderr.splitlines()[1:] == [line]
 
 
 def test_python_that_only_root_can_read_is_told(service, monkeypatch):

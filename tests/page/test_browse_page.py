@@ -326,3 +326,101 @@ def test_accessibility(browser, filled, empty, broken, scheme, width):
         page.goto(url)
         assert faults(page, *(colours if scheme == "dark" else ())) == [], url
     context.close()
+
+
+def test_filters_without_scripts(browser, filled):
+    context = reader(browser, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address(filled))
+    expect(page.locator(".tools")).to_be_hidden()
+    expect(page.get_by_label("Lasts at least")).to_be_hidden()
+    page.get_by_text("More filters").click()
+    page.get_by_label("Lasts at least").select_option("5 min")
+    page.get_by_label("Format").select_option("wav")
+    page.get_by_role("button", name="Search").click()
+    assert callers(page) == [ACCENTED]
+    expect(page.get_by_label("Lasts at least")).to_have_value("300")
+    context.close()
+
+
+def rate(player: Locator) -> float:
+    return player.evaluate("it => it.playbackRate")
+
+
+@pytest.mark.parametrize("query", ["?text=2000", "?details=call.wav"])
+def test_speed_and_ten_seconds(page, filled, query):
+    page.goto(address(filled) + query)
+    player = page.locator("audio")
+    speed = page.get_by_label("Speed")
+    assert speed.locator("option").all_inner_texts() == [
+        f"{each}×" for each in ("0.75", "1", "1.25", "1.5", "1.75", "2")
+    ]
+    play(player)
+    player.evaluate("it => { it.pause(); it.currentTime = 100 }")
+    page.get_by_role("button", name="+10 s").press("Enter")
+    assert player.evaluate("it => it.currentTime") == 110
+    page.get_by_role("button", name="−10 s").click()
+    page.keyboard.press("Shift+ArrowLeft")
+    assert player.evaluate("it => it.currentTime") == 90
+    player.focus()
+    page.keyboard.press("Shift+ArrowRight")
+    assert player.evaluate("it => it.currentTime") == 100
+    speed.select_option("2")
+    assert rate(player) == 2
+    page.locator("h1").click()
+    page.keyboard.press("Shift+ArrowUp")  # there is no more
+    page.keyboard.press("Shift+ArrowDown")
+    assert rate(player) == 1.75
+    player.evaluate("it => { it.currentTime = 3 }")
+    page.keyboard.press("Shift+ArrowLeft")
+    assert player.evaluate("it => it.currentTime") == 0
+    page.reload()
+    expect(speed).to_have_value("1.75")
+    play(player)
+    assert rate(player) == 1.75
+    speed.select_option("1")
+
+
+def test_keys_are_left_alone_where_somebody_types(page, filled):
+    page.goto(f"{address(filled)}?text=2000")
+    play(page.locator("audio"))
+    box = page.get_by_role("searchbox")
+    box.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.type("x")
+    expect(box).to_have_value("200x")
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_columns_are_wide_enough_to_read(page, browser, tmp_path, width):
+    """Long names break between words where there are any, and overlap nothing."""
+    server = Receiver(tmp_path, catalog="yes", readers="ann:secret")
+    names = [
+        "Maria-Magdalena von Hohenzollern-Sigmaringen und Partner Rechtsanwaltsgesellschaft mbH",
+        "شركة الاتصالات السعودية – خدمة العملاء الدولية",
+        "株式会社サンプル電話サポートセンター契約解約受付窓口",
+        "x" * 200,
+        "",
+    ]
+    for number, name in enumerate(names):
+        told = {"caller_id_name": name, "callee_id_name": name} if name else {}
+        send(server, f"{number}.wav", tone(1), **told, account_id=f"{number:032}")
+    page.set_viewport_size({"width": width, "height": 900})
+    wait_for(lambda: page.goto(address(server)) and page.locator("audio").count() == len(names))
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('tbody tr')].map(row => [...row.querySelectorAll("
+        "'time, th bdi, td > bdi, .duration, audio, .links')].map(it => {"
+        "const box = it.getBoundingClientRect(); return [box.left, box.top, box.right, box.bottom]"
+        "}))"
+    )
+    for row in boxes:
+        for at, one in enumerate(row):
+            for other in row[at + 1 :]:
+                apart = one[2] <= other[0] + 1 or other[2] <= one[0] + 1
+                assert apart or one[3] <= other[1] + 1 or other[3] <= one[1] + 1, (one, other)
+    if width > 1000:
+        wide = page.locator("td.to").first.bounding_box()
+        assert wide and wide["width"] > 200
+    server.stop()

@@ -39,6 +39,8 @@ class Part:
 PARTS = (
     Part("kill_and_cut"),
     Part("mutations", ("--no-baseline",)),
+    Part("kills", ("--step=15", "--twice=3")),
+    Part("cuts", ("--most=2",)),
     Part("power_cut", ("--rounds-ext4=20", "--rounds-xfs=10", "--controls=2")),
     Part("faults"),
     Part("soak", ("--minutes=2",)),

@@ -3,8 +3,9 @@
 gunicorn behind nginx, with catalog, page, metrics and jobs, takes recordings (plain, chunked, in
 forms, again, superseding, cut off), is read (whole, by ranges), and shows pages (lists, searches,
 exports, players, /healthz, /metrics), while the worker of jobs runs a command for each recording
-and `flask erase` removes old ones, so that the disk does not fill. It goes as fast as all of this
-goes together: uploads wait while the worker or the erasure is far behind.
+and `flask erase` removes old ones, so that the disk does not fill. Beside that, `purge`, `hold`,
+`erase`, `reindex`, `verify` and `copy` run all the time, each in a loop: `beside.py`. It goes as
+fast as all of this goes together: uploads wait while the worker or the erasure is far behind.
 
 Once a second, gunicorn's processes and the worker of jobs are looked at: their own memory (what is
 anonymous of their proportional set size), file descriptors, threads; and the temporary files, which
@@ -17,7 +18,9 @@ last quarter of the time is compared with that of the second. It may be higher b
     files         twice the number of clients
 
 Also, no answer may be an error, every recording must have its job done, once, and what is read and
-what is there at the end must be whole.
+what is there at the end must be whole: all that was acknowledged and nothing that was erased or
+purged, what is held, in the catalog just what is stored, and in the copy all of it. No command may
+fail, but the erasure of what is held.
 
     python tests/proof/soak.py --picture soak.svg      ten minutes
     python tests/proof/soak.py --minutes 2
@@ -50,6 +53,7 @@ from urllib.parse import urlencode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from beside import Beside, digest_of
 from races import READER, log, recording
 from report import tell
 
@@ -57,7 +61,6 @@ from support.clients import Answer, Client
 from support.forms import TYPE, B, form
 from support.fronts import Nginx
 from support.killing import is_whole
-from support.notes import is_note
 from support.paths import PROJECT
 from support.queues import Worker
 from support.waiting import wait_for
@@ -69,6 +72,7 @@ MOST_WAITING = 300  # jobs; uploads wait while there are more
 MOST_OLD = 6  # generations that are to be erased; the same
 MOST_RECENT = 200  # recordings to choose from for reading and superseding
 SIZES = (0, 500, 20_000, 20_000, 200_000, 1_000_000)  # bytes
+COMMANDS = ("copy", "purge", "hold", "erase", "hold --release", "reindex", "verify")
 MB = 1e6
 
 
@@ -85,6 +89,8 @@ class Soak:
         self.may_upload = threading.Event()
         self.generation = 0
         self.numbers = count()
+        self.acknowledged: list[tuple[str, str, float]] = []  # paths, digests, and when
+        self.erasing: dict[int, float] = {}  # by generation, when its erasure began
         self.recent: deque[str] = deque(maxlen=MOST_RECENT)  # paths, of the newest generation
 
     def note(self, figure: str) -> None:
@@ -136,6 +142,7 @@ class User:
             if generation == self.soak.generation:  # others are erased soon
                 self.soak.recent.append(path)
             self.sent.append((path, body))
+            self.soak.acknowledged.append((path, digest_of(body), time.monotonic()))
 
     def choose(self, generation: int) -> tuple[str, bytes]:
         """A new recording; or one that takes another's name; or one that was sent before."""
@@ -235,6 +242,7 @@ class Governor(threading.Thread):
         while not self.soak.stop.wait(0.2):
             if self.soak.generation - self.erased > 1:
                 caller = ["--caller", str(number(self.erased)), "--yes"]
+                self.soak.erasing[self.erased] = time.monotonic()
                 ran = flask("erase", *caller, environ=self.environ)
                 self.soak.figures["erased"] += ran.stdout.count(" erased ")
                 if ran.returncode:
@@ -245,6 +253,12 @@ class Governor(threading.Thread):
 def flask(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flask", "--app", "app", *arguments]
     return subprocess.run(command, cwd=PROJECT, env=environ, capture_output=True, text=True)
+
+
+def with_settings(
+    environ: dict[str, str], *arguments: str, **changed: str
+) -> subprocess.CompletedProcess[str]:
+    return flask(*arguments, environ=environ | changed)
 
 
 def waiting(queue: Path) -> int:
@@ -394,6 +408,8 @@ def soak(given: argparse.Namespace, folder: Path, stack: ExitStack) -> bool:
         "catalog": "yes",
         "metrics_allow": "127.0.0.1",
         "on_stored": "true",
+        "checksums": "yes",
+        "keep_days": "30",
     }
     # Fewer threads than clients, so that all are in use from the start: each keeps buffers, and
     # its connection to the catalog, which are only filled once it has done work of every kind.
@@ -414,6 +430,8 @@ def soak(given: argparse.Namespace, folder: Path, stack: ExitStack) -> bool:
     state = Soak(server, given.seed)
     governor = Governor(state, queue, environ)
     governor.start()
+    beside = Beside(state, partial(with_settings, environ), storage, folder)
+    beside.start()
     began = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as threads:
         try:
@@ -428,9 +446,10 @@ def soak(given: argparse.Namespace, folder: Path, stack: ExitStack) -> bool:
         for each in running:
             each.result()
     governor.join()
+    beside.join()
     if given.picture:
         given.picture.write_text(draw(samples))
-    return conclude(state, samples, given.minutes, storage, worker, environ)
+    return conclude(state, samples, given.minutes, storage, worker, environ, beside)
 
 
 def conclude(
@@ -440,6 +459,7 @@ def conclude(
     storage: Path,
     worker: Worker,
     environ: dict[str, str],
+    beside: Beside,
 ) -> bool:
     """Wait for the last jobs, compare all with what was promised, and print the rows."""
     figures, wrong = state.figures, state.wrong
@@ -449,16 +469,12 @@ def conclude(
         wrong.append(f"jobs: {jobs.stdout[:300]} {jobs.stderr[:300]}")
     done = len(re.findall(r"job command of .* done", worker.log))
     expected = figures["created"] + figures["superseded"]
-    for path in storage.rglob("*"):
-        is_own = path.name.startswith((".catalog.sqlite", ".queue.sqlite")) or is_note(path.name)
-        if path.is_file() and not is_own:
-            if path.suffix != ".json" and not is_whole(path.read_bytes()):
-                wrong.append(f"{path} is not whole")
     for name, pid in samples.processes.items():
         if not Path(f"/proc/{pid}").exists():
             wrong.append(f"{name} has ended")
     if figures["cut"] and list(storage.glob("cut/*")):
         wrong.append("an upload was stored that had been cut off")
+    wrong += beside.judge(storage / ".catalog.sqlite")
     for line in wrong[:10]:
         log(f"  {line}")
     uploads = expected + figures["identical"]
@@ -469,6 +485,8 @@ def conclude(
         f"{figures['pages']:,} pages, {figures['erased']:,} erased; {len(wrong)} wrong",
         not wrong and all(figures[each] for each in ("created", "cut", "reads", "pages")),
     )
+    ran = [f"{figures[each]:,} × {each}" for each in COMMANDS]
+    passed &= tell("commands meanwhile", ", ".join(ran), all(figures[each] for each in COMMANDS))
     passed &= tell(
         "a job for each new recording meanwhile", f"{done:,} done of {expected:,}", done == expected
     )

@@ -1,5 +1,6 @@
 """Recordings of one name: whoever names one by its id gets that one, or none."""
 
+import threading
 from urllib.parse import quote
 
 import pytest
@@ -83,6 +84,27 @@ class TestEveryServer:
         for id_ in "AB":
             assert call.read(f"?id={id_}") == call.audio(id_)
         assert call.read("?id=Z") == 404
+
+    def test_named_recording_is_answered_while_others_take_the_name(self, server):
+        call = Call(server, "A")
+        ids = [f"B{number}" for number in range(12)]
+        ends = threading.Event()
+        found = {"A": set(), ids[-1]: set()}
+
+        def read(id_: str) -> None:
+            while not ends.is_set():
+                found[id_].add(call.read(f"?id={id_}"))
+
+        readers = [threading.Thread(target=read, args=(id_,)) for id_ in found]
+        for reader in readers:
+            reader.start()
+        for id_ in ids:
+            call.add(id_)
+        ends.set()
+        for reader in readers:
+            reader.join()
+        assert found["A"] == {call.audio("A")}
+        assert found[ids[-1]] <= {404, call.audio(ids[-1])}
 
 
 @pytest.fixture(scope="module")

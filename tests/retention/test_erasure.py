@@ -292,6 +292,17 @@ class TestErase:
         assert self.erase_caller(directory, found, catalog) == ([], [])
         assert list(catalog.paths()) == ["other.mp3"]
 
+    def test_catalog_forgets_also_older_versions_that_were_removed_before(self, directory, catalog):
+        """By an erasure that was killed: nothing tells any more that they were to go."""
+        for number in ("1001", "+15551234567"):
+            metadata = told(caller_id_number=number, **{"from": number})
+            publish(directory, number.encode(), BARE, metadata=metadata)
+        reindex(catalog, directory)
+        directory.delete(numbered(str(BARE), 1))
+        found = find(directory, Wanted(caller="15551234567"))
+        assert self.erase_caller(directory, found, catalog)[1] == []
+        assert list(catalog.paths()) == []
+
     def test_failures_are_reported_and_the_others_erased(self, directory, monkeypatch):
         self.store(directory)
         found = find(directory, Wanted(caller="15551234567"))

@@ -145,6 +145,27 @@ class TestPurge:
         assert purge(directory, catalog, {"": 10}, time.time()).failed == []
         assert list(catalog.paths()) == [str(BARE)]
 
+    def test_catalog_forgets_also_what_was_removed_before(self, directory, catalog):
+        """By a purge that was killed before it told the catalog."""
+        for name in (CALL, BARE):
+            publish(directory, b"1", name)
+        reindex(catalog, directory)
+        directory.delete(str(CALL))
+        assert purge(directory, catalog, {"": 10}, time.time()).failed == []
+        assert list(catalog.paths()) == [str(BARE)]
+
+    def test_catalog_keeps_what_was_stored_meanwhile(self, directory, catalog):
+        """A scan has passed its place by then."""
+
+        def store_another(recording):
+            publish(directory, b"2", CALL)
+            catalog.refresh(directory, str(CALL))
+
+        publish(directory, b"1", BARE)
+        reindex(catalog, directory)
+        purge(directory, catalog, {"": 10}, time.time(), progress=store_another)
+        assert sorted(catalog.paths()) == sorted([str(CALL), str(BARE)])
+
     def test_catalog_knows_what_is_stored_again_under_the_name(
         self, directory, catalog, monkeypatch
     ):

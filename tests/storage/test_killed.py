@@ -17,7 +17,8 @@ from receiver.retention.purge import purge
 from receiver.storage import open_storage
 from receiver.storage.base import GONE as LEFT
 from receiver.storage.copying import copy_all
-from support.notes import is_note
+from receiver.storage.versions import NOTED_FROM
+from support.notes import MARKER, is_note
 from support.storages import publish
 
 NAME = RecordingName("ACCOUNT", "x", "mp3")
@@ -157,6 +158,18 @@ def test_erasing(tmp_path, prepare):
         assert (B in left.values()) is (prepare is both)
 
 
+def test_erasing_with_an_older_version_of_somebody_else(tmp_path):
+    """It is found by the newer one alone."""
+
+    def prepare(storage) -> None:
+        publish(storage, A, NAME, metadata=told("2"))
+        publish(storage, B, NAME, metadata=told("1"))
+
+    for storage in every_kill(tmp_path, prepare, erase_number):
+        erase_number(storage)
+        assert files(storage) == {}
+
+
 def test_erasing_and_then_an_upload_of_the_name(tmp_path):
     for storage in every_kill(tmp_path, first, erase_number):
         second(storage)
@@ -176,6 +189,22 @@ def test_purging(tmp_path):
     for storage in every_kill(tmp_path, old, work):
         work(storage)
         assert files(storage) == {}
+
+
+def test_deleting_of_many_versions(tmp_path):
+    """What is noted of them goes with them."""
+
+    def prepare(storage) -> None:
+        for number in range(NOTED_FROM + 2):
+            publish(storage, b"%d" % number, NAME)
+
+    def work(storage) -> None:
+        for each in list(storage.scan()):
+            storage.delete(each.path)
+
+    for storage in every_kill(tmp_path, prepare, work):
+        work(storage)
+        assert [path.name for path in storage.root.rglob("*") if path.is_file()] == [MARKER]
 
 
 def test_attaching(tmp_path):

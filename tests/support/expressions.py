@@ -91,6 +91,8 @@ SEEN: dict[str, str | Worst] = {
     "access.py: _WITH_PORT": worst(
         "fullmatch", ("", "1", "x"), ("", "1:", ""), ("", "[", ""), ("[", "a", "")
     ),
+    "access.py: _WITH_ZONE": worst("fullmatch", ("::", "%", "!"), ("::%", "a", "!")),
+    "access.py: __call__": worst("search", ("", "a", "")),
     "access.py: _matches": worst("match", ("", "0", "")),
     "access.py: _matches 2": OPERATOR,
     "catalog/description.py: _INTERACTION": worst("match", ("", "1", "")),
@@ -213,6 +215,6 @@ SEEN: dict[str, str | Worst] = {
     "storage/paths.py: _FOLDER_ENDING": worst("search", ("", "%2Emp3", "")),
     "storage/place.py: _unescaped": SYSTEM,
     "storage/sidecars.py: _ACCOUNT": worst("fullmatch", ("", "a", "")),
-    "storage/versions.py: delete": OURS,
+    "storage/versions.py: _without": OURS,
     "storage/versions.py: _find": OURS,
 }

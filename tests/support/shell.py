@@ -12,7 +12,7 @@ from support.notes import MARKER
 USER = "www-data"
 
 
-def shell(*arguments: object, cwd: Path | str = "/", **environ: object):
+def shell(*arguments: object, cwd: Path | str = "/", stdout=subprocess.PIPE, **environ: object):
     """Run `kazoo-receiver`; it finds nothing in the environment but `environ`."""
     program = installed() / ".venv" / "bin" / "kazoo-receiver"
     return subprocess.run(
@@ -20,7 +20,8 @@ def shell(*arguments: object, cwd: Path | str = "/", **environ: object):
         cwd=cwd,
         env={"PATH": os.environ["PATH"]} | {name: str(value) for name, value in environ.items()},
         input="",
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=120,
     )

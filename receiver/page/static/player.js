@@ -3,6 +3,8 @@
 // transcript seek in place, and what is being said is marked.
 "use strict";
 
+const tools = document.querySelector(".tools");
+const speed = document.getElementById("speed");
 const players = [...document.querySelectorAll("audio, video")];
 const player = document.querySelector(".follow audio, .follow video");
 const segments = [...document.querySelectorAll("[data-start]")];
@@ -11,13 +13,11 @@ let marked = document.querySelector(".playing");
 
 document.addEventListener("play", (event) => {
     current = event.target;
+    tools?.classList.add("used");
     for (const other of players) {
         if (other !== current) other.pause();
     }
 }, true);  // while it goes down, because it does not bubble
-
-const tools = document.querySelector(".tools");
-const speed = document.getElementById("speed");
 
 function setSpeed(value) {
     speed.value = value;
