@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 READ_AHEAD = 256 * 1024  # bytes; small reads straight from a WSGI server's input are slow
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 15.0
+LINGERS = (
+    "receiver.lingers"  # in a WSGI environment: the server takes in what comes after an answer
+)
 
 
 class Body(io.RawIOBase):
@@ -108,7 +111,7 @@ class Body(io.RawIOBase):
         in place of the answer if the server closes first. Of a body without an end, nobody knows
         whether anything will come.
         """
-        if not self._has_end:
+        if not self._has_end or self._environ.get(LINGERS):
             return
         deadline = time.monotonic() + DRAIN_SECONDS
         self._max_bytes = self.received + DRAIN_BYTES
