@@ -6,7 +6,6 @@ used here is missing, ends in one line.
 
 import os
 import re
-import resource
 import selectors
 import socket
 import time
@@ -55,7 +54,6 @@ LONGEST_HEAD = 64 * 1024  # bytes; Kazoo's have 20 KB at most
 ANSWER_SECONDS = 3600.0  # for a reader to take in the whole answer
 LINGER_SECONDS = 2.0  # for a client to read an answer and to end the connection
 MOST_DISCARDED = 256 * 1024  # bytes at a time
-MOST_FILES = 65_536  # that a worker may have open: connections, too
 _END_OF_HEAD = b"\r\n\r\n"
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n\r\n"
 
@@ -332,11 +330,6 @@ def _at_least_one(value: Any) -> int:
 
 def on_starting(server: Any) -> None:
     """Called by gunicorn before it loads the application."""
-    # A connection is an open file, and a thousand are all that systems allow at first.
-    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(MOST_FILES, most)
-    if files != resource.RLIM_INFINITY and files < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     settings = load()
     KazooRequest.body_pause = settings["READ_TIMEOUT"]
     KazooRequest.body_total = settings["BODY_DEADLINE"]
