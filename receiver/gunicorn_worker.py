@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .config import load, require_parts
@@ -340,7 +341,10 @@ def on_starting(server: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Called by gunicorn when a worker has ended."""
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        from prometheus_client.multiprocess import mark_process_dead
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if folder and os.path.isdir(folder):
+        from .monitoring.ended import locked, put_together
 
-        mark_process_dead(worker.pid)
+        with suppress(OSError), locked(Path(folder), wait=False) as is_free:
+            if is_free:  # else a worker is at it
+                put_together(Path(folder))
