@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -48,13 +49,19 @@ def create_app(overrides: Mapping[str, str] | None = None, *, serving: bool = Tr
 
         catalog.init_app(app, parts)
         page.init_app(app)
-    if any(app.config[name] for name in config.JOBS):
+    if wanted := [name for name in config.JOBS if app.config[name]]:
         if not serving:
             require_usable(app.config)  # the queue may lie in it
-        with config.installed("jobs", *(name for name in config.JOBS if app.config[name])):
+        with config.installed("jobs", *wanted):
             from . import jobs, retention
 
-            jobs.init_app(app, parts, retention.hourly(app, parts))
+            jobs.init_app(app, parts, retention.hourly(app, parts), serving=serving)
+    elif not serving:
+        with suppress(ImportError):  # what a queue holds is shown, whatever the settings ask for
+            from . import jobs
+
+            if jobs.has_queue(app.config):
+                jobs.init_app(app, parts, (), serving=False)
     answers.init_app(app)
     if not serving:
         from . import commands

@@ -122,8 +122,14 @@ def web_url(text: str) -> str:
 
 
 def queue(text: str) -> str:
-    if text and "://" not in text:
-        raise ValueError("expected sqlite:///PATH or redis://HOST")
+    scheme, separator, _ = text.partition("://")
+    if scheme in ("redis", "rediss", "unix"):
+        raise ValueError(
+            "Redis is no longer used: leave it out, for a queue in the storage, or name a database "
+            "as postgresql://USER:PASSWORD@HOST/DATABASE"
+        )
+    if text and not separator:
+        raise ValueError("expected the URL of a database, such as sqlite:////PATH")
     return text
 
 
@@ -189,7 +195,12 @@ SETTINGS = (
     Secret("CATALOG", "no", catalog, "find recordings: `yes`, `no`, or the URL of a database"),
     Setting("BROWSE_PATH", "/browse/", page_path, "path of the page to find recordings on"),
     Setting("TIMEZONE", "", timezone, "whose days and times the page shows, else the system's"),
-    Secret("QUEUE", "", queue, "queue of jobs: `sqlite:///PATH` or `redis://HOST`"),
+    Secret(
+        "QUEUE",
+        "",
+        queue,
+        "queue of jobs: the URL of a database, where it is not to lie in the storage",
+    ),
     Setting("CHECKSUMS", "no", yes_or_no, "keep each recording's SHA-256: `yes` or `no`"),
     Secret("ON_STORED", "", command, "command to run for each recording"),
     Secret("WEBHOOK_URL", "", web_url, "URL to tell of each recording"),

@@ -85,9 +85,19 @@ class ConditionFailed(ReceiverError):
 
 
 class NameExists(ReceiverError):
-    """A recording has the name, and the request was made on condition that none does."""
+    """A recording has the name, and the request was made on condition that none does.
+
+    `etag` is that of the recording at `path`, where it holds the very bytes of the request.
+    """
 
     code = 412
+    path = etag = ""
+
+    @classmethod
+    def by(cls, path: str, etag: str) -> "NameExists":
+        error = cls(f"a recording is stored as {path}")
+        error.path, error.etag = path, etag
+        return error
 
 
 class LengthRequired(ReceiverError):

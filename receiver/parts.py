@@ -4,9 +4,10 @@ Parts find each other here, and import no more of each other than that.
 """
 
 import logging
+import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from flask import Request, current_app, g, request
 
-from .errors import Forbidden
+from .errors import Forbidden, NameExists
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -37,7 +38,8 @@ class Outcome(StrEnum):
 class Stored:
     """A recording that is whole and durable; `kept_as` names the file of the one it superseded.
 
-    `etag` is the one that it is opened with, where that is known without opening it.
+    `etag` is the one that it is opened with. What holds the very bytes and is `identical` may have
+    been superseded at `path` meanwhile: the etag finds it.
     """
 
     outcome: Outcome
@@ -56,6 +58,8 @@ class Stored:
 class Recording:
     """A stored recording, open for reading: `file` is seekable, `modified` in seconds (POSIX).
 
+    `etag` tells it from all other recordings that its name has had, and from the same bytes when
+    they come again after it was deleted. It keeps it when it is superseded, and so does a copy.
     `path` is that of its file, where it is one that a web server could send itself; `link` makes
     a URL from which anybody may fetch it for some minutes, where the storage has such. `noted` is
     the SHA-256 that the storage noted when it was written, "" where it does none.
@@ -311,11 +315,39 @@ class Indexer(Protocol):
         """For how many seconds the oldest recording has been waiting."""
 
 
+@dataclass(frozen=True)
+class Backlog:
+    """What is left to do after storing: how many jobs wait or run, and were given up, by kind.
+
+    `oldest` is for how many seconds the first of those that wait has done so, and `lived` when a
+    worker last did (POSIX), 0 for never.
+    """
+
+    waiting: Mapping[str, int]
+    given_up: Mapping[str, int]
+    oldest: float
+    lived: float
+
+
 class Jobs(Protocol):
-    """What is done for each recording after the answer."""
+    """What is done for each recording after the answer.
+
+    Each method raises `StorageUnavailable` where the queue cannot be used.
+    """
 
     def add(self, stored: Stored) -> None:
-        """Enqueue its jobs durably, or raise `StorageUnavailable`."""
+        """Enqueue its jobs durably, each once for the same bytes."""
+
+    def unfinished(self, error: NameExists) -> Stored:
+        """The recording that exists because it was stored, and answered 503 for want of its jobs.
+
+        They are enqueued. Raises the error where none was missing.
+        """
+
+    def check(self) -> None:
+        """Raise as `add` would where nothing can be enqueued now."""
+
+    def backlog(self) -> Backlog: ...
 
     def forget(self, path: str, etag: str) -> None:
         """Forget all that is noted of a recording's jobs."""
@@ -364,6 +396,24 @@ def exchange() -> Exchange:
     except AttributeError:
         found = g.exchange = Exchange(parts().open_body(request.environ), time.monotonic())
     return found
+
+
+def etag_of(status: os.stat_result) -> str:
+    """A file's ETag: what tells it from all others that its name has had, and copies keep."""
+    return f"{status.st_size:x}-{microseconds(status.st_mtime_ns):x}"
+
+
+def round_time(file: int, later: int = 0) -> None:
+    """Give an open file a time in whole microseconds, some nanoseconds `later` than it has.
+
+    Whatever copies it keeps those, though it may count in seconds with a fraction.
+    """
+    time = microseconds(os.fstat(file).st_mtime_ns + later) * 1000
+    os.utime(file, ns=(time, time))
+
+
+def microseconds(nanoseconds: int) -> int:
+    return (nanoseconds + 500) // 1000
 
 
 def sha256_of(file: BinaryIO) -> str:

@@ -102,14 +102,16 @@ def init(service: Service) -> None:
 def worker(service: Service, threads: int) -> None:
     """Do what is to be done after storing, until it is told to stop."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
-    logging.getLogger("huey").setLevel(logging.WARNING)
     running: Parts = service.load_app().extensions["receiver"]
     with one_line():
-        if running.jobs is None:
+        jobs = cast("Jobs | None", running.jobs)
+        if jobs is None or not (jobs.kinds or jobs.hourly):
             raise SettingError("nothing is to be done after storing: see KZR_ON_STORED")
         _ = running.storage
         keep_freed_blocks()
-        cast("Jobs", running.jobs).work(threads)
+        from .jobs.worker import Worker
+
+        Worker(jobs, threads).run()
 
 
 for _command in commands.COMMANDS:

@@ -5,7 +5,7 @@ import random
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -133,8 +133,13 @@ class Database:
 
     def _check_file(self, connection: object, record: ConnectionPoolEntry, proxy: object) -> None:
         """Close a connection to a file that was removed: what it wrote there would be lost."""
-        if record.info["inode"] != self._inode():
+        if not self.is_current(record.info):
             raise DisconnectionError
+
+    def is_current(self, info: Mapping[Any, Any]) -> bool:
+        """Whether the connection that has this `info` is to the file that is there now."""
+        inode: int = info["inode"]
+        return inode == self._inode()
 
     def _inode(self) -> int:
         return 0 if self.is_missing() else os.stat(str(self.file)).st_ino

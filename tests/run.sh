@@ -30,7 +30,6 @@ want wrk wrk
 want openssl openssl
 want systemd-analyze systemd
 want mariadbd mariadb-server
-want redis-server redis-server
 want chromium chromium
 want flite flite
 want sox sox

@@ -125,7 +125,6 @@ def test_setting_that_cannot_be_used_stops_the_start(tmp_path, path):
     "name", ["a?b", "100%", "a%41b", "a#b", "a b;c&d", "\u00fcber", "a?mode=ro"]
 )
 def test_catalog_and_queue_lie_in_the_storages_folder_whatever_its_name(tmp_path, name):
-    pytest.importorskip("huey")
     pytest.importorskip("sqlalchemy")
     folder = tmp_path / name
     app = create_app({"STORAGE": str(folder), "CATALOG": "yes", "CHECKSUMS": "yes"})
@@ -137,7 +136,6 @@ def test_catalog_and_queue_lie_in_the_storages_folder_whatever_its_name(tmp_path
 
 @pytest.mark.parametrize("setting", ["STORAGE", "CATALOG", "QUEUE"])
 def test_url_whose_path_goes_on_after_a_question_mark_is_refused(tmp_path, setting):
-    pytest.importorskip("huey")
     pytest.importorskip("sqlalchemy")
     settings = {"STORAGE": str(tmp_path / "recordings"), "CHECKSUMS": "yes"}
     with pytest.raises(SettingError, match=f"KZR_{setting}.*: write %3F for . in the path"):
@@ -146,6 +144,6 @@ def test_url_whose_path_goes_on_after_a_question_mark_is_refused(tmp_path, setti
 
 
 def test_path_that_is_no_utf_8_has_no_url(tmp_path):
-    pytest.importorskip("huey")
+    pytest.importorskip("sqlalchemy")
     with pytest.raises(SettingError, match="KZR_QUEUE: the storage's path is not UTF-8"):
         create_app({"STORAGE": f"{tmp_path}/\udcff", "CHECKSUMS": "yes"})

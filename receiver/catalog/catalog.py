@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import date, timedelta, tzinfo
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -186,21 +186,12 @@ class Catalog:
 
     def days(self, since: date, until: date, time: str = "began") -> dict[date, tuple[int, int]]:
         """The number of recordings and their bytes, by day; of days without, nothing."""
-        column, size = TIMES[time], recordings.c.size
         days = [since + timedelta(days=n) for n in range((until - since).days + 1)]
-        queries: list[sa.Select[int, int, int]] = [
-            sa.select(
-                sa.literal_column(str(number)).label("day"),
-                sa.func.count().label("count"),
-                sa.func.sum(size).label("total"),
-            ).where(
-                column >= midnight(day, self._zone),
-                column < midnight(day + timedelta(days=1), self._zone),
-            )
-            for number, day in enumerate(days)
-        ]
+        ends = [midnight(day, self._zone) for day in (*days, until + timedelta(days=1))]
         with self._connection() as connection:
-            found = connection.execute(sa.union_all(*queries)).all()
+            found = connection.execute(
+                _totals(time, len(days)), {f"end_{n}": end for n, end in enumerate(ends)}
+            ).all()
         return {days[int(row[0])]: (row[1], int(row[2])) for row in found if row[1]}
 
     def values(self, facet: str, most: int) -> list[str]:
@@ -283,6 +274,25 @@ class Catalog:
         if self._is_partial and not self._is_ready:
             logger.warning("the catalog is of an earlier release: run kazoo-receiver reindex")
         self._is_ready = True
+
+
+@lru_cache
+def _totals(time: str, count: int) -> sa.CompoundSelect[int, int, int]:
+    """The number of recordings and their bytes in `count` days, which lie between `end_0`, ..."""
+    column = TIMES[time]
+    ends: list[sa.BindParameter[float]] = [
+        sa.bindparam(f"end_{number}", type_=sa.Double()) for number in range(count + 1)
+    ]
+    return sa.union_all(
+        *(
+            sa.select(
+                sa.literal_column(str(number), sa.Integer),
+                sa.func.count(),
+                sa.func.sum(recordings.c.size),
+            ).where(column >= ends[number], column < ends[number + 1])
+            for number in range(count)
+        )
+    )
 
 
 def _drop_older(connection: sa.Connection) -> None:

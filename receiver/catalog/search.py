@@ -224,7 +224,9 @@ def _matches(
         else:
             rare = found if rare is None else rare & found
     if rare is None and len(common) > 1:  # which may seldom come together
-        together = _find(connection, [condition.ids() for condition in common])
+        lists = [each.ids() for each in common if isinstance(each, Word)]
+        long = [each for each in common if isinstance(each, Long)]
+        together = _find(connection, lists, long=long)
         if len(together) <= RARE:
             rare, common = set(together), []
     wanted = [condition.has(connection) for condition in common]
@@ -238,16 +240,25 @@ def _matches(
 
 
 def _find(
-    connection: sa.Connection, lists: list[sa.Select[tuple[int]]], most: int = RARE + 1
+    connection: sa.Connection,
+    lists: list[sa.Select[tuple[int]]],
+    most: int | None = None,
+    long: Sequence[Long] = (),
 ) -> list[int]:
-    """Some recordings that are in all lists of ids; if there are fewer than `most`, all of them."""
+    """Some recordings that are in all lists of ids; if there are fewer than `most`, all of them.
+
+    Without `most`, one more than are rare. `long` is looked up for each that is in all the lists.
+    """
     query, *others = lists
     # Not INTERSECT, which does not end before it has them all. The sum keeps SQLite from looking
     # up each recording of the one word by the primary key.
     (column,) = query.selected_columns
     for other in others:
         query = query.where((column + 0).in_(other.subquery().select()))
-    return list(connection.scalars(query.limit(most)))
+    for each in long:
+        lasts = sa.select(recordings.c.duration).where(recordings.c.id == column)
+        query = query.where(lasts.correlate(terms).scalar_subquery() >= float(each.seconds))
+    return list(connection.scalars(query.limit(most or RARE + 1)))
 
 
 def _is_among(

@@ -1,22 +1,27 @@
 """`jobs`: what is still to be done after storing."""
 
+import time
 from typing import TYPE_CHECKING, cast
 
 import click
 from flask.cli import with_appcontext
 
-from ..parts import parts
+from ..parts import Backlog, parts
 from .common import local_time, one_line
 
 if TYPE_CHECKING:
     from ..jobs.work import Jobs
+
+QUIET = 60  # seconds after its last word that a worker is missed
 
 
 def queued() -> "Jobs":
     """The receiver's jobs, or an error that says what to set."""
     if (jobs := parts().jobs) is None:
         raise click.ClickException("nothing is to be done after storing: see KZR_ON_STORED")
-    return cast("Jobs", jobs)
+    found = cast("Jobs", jobs)
+    found.require()
+    return found
 
 
 @click.group("jobs", invoke_without_command=True)
@@ -31,12 +36,25 @@ def jobs_(context: click.Context) -> None:
         return
     with one_line():
         jobs = queued()
-        failures = list(jobs.failures())
-        click.echo(f"{jobs.waiting():,} waiting, {len(failures):,} given up")
-    for failure in failures:
-        when = local_time(failure.when)
-        click.echo(f"{when} {failure.kind} {failure.event.path}: {failure.reason}")
-    context.exit(bool(failures))
+        backlog = jobs.backlog()
+        for line in told(backlog, [*jobs.kinds]):
+            click.echo(line)
+        for job in jobs.given_up():
+            click.echo(f"{local_time(job.due)} {job.kind} {job.event.path}: {job.reason}")
+    context.exit(any(backlog.given_up.values()))
+
+
+def told(backlog: Backlog, known: list[str]) -> list[str]:
+    """Lines that tell of a backlog; `known` are the kinds of jobs that the settings ask for."""
+    waiting, given_up = sum(backlog.waiting.values()), sum(backlog.given_up.values())
+    lines = [f"{waiting:,} waiting, {given_up:,} given up"]
+    for kind, count in sorted(backlog.waiting.items()):
+        if count and kind not in known:
+            lines.append(f"{count:,} of kind {kind} wait until the settings ask for that again")
+    if waiting and backlog.lived < time.time() - QUIET:
+        when = f"since {local_time(backlog.lived)}" if backlog.lived else "yet"
+        lines.append(f"no worker has worked {when}: start kazoo-receiver worker")
+    return lines
 
 
 @jobs_.command()
@@ -44,8 +62,5 @@ def jobs_(context: click.Context) -> None:
 def retry() -> None:
     """Enqueue all jobs again that were given up."""
     with one_line():
-        jobs = queued()
-        failures = list(jobs.failures())
-        for failure in failures:
-            jobs.retry(failure)
-    click.echo(f"{len(failures):,} enqueued again")
+        count = queued().retry()
+    click.echo(f"{count:,} enqueued again")

@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 
 from ..errors import NameExists, NameTaken, StorageFailed, StorageFull
 from ..formats import SIDECARS
-from ..parts import Name, Outcome, Stored
+from ..parts import Name, Outcome, Stored, etag_of, round_time
 from .naming import sidecar
 
 FILE_MODE = 0o640
@@ -85,6 +85,7 @@ class Folder(Spool):
         `metadata` is the text of `NAME.json`, which is durable before the recording has its name.
         """
         with storage_errors(), self.synced(metadata, name.folder) as beside:
+            round_time(file.fileno())
             sync(file)
             with self.folder(name.folder) as folder:
                 with locked(folder):
@@ -92,7 +93,7 @@ class Folder(Spool):
                     if not exists(name.filename, folder):
                         stored = self._create(file, beside, name, folder)
                     elif only_new:
-                        raise NameExists(f"a recording is stored as {name}")
+                        raise NameExists.by(str(name), self.holds(file, name, folder))
                     else:
                         stored = self.taken(file, beside, name, folder)
                 os.fsync(folder)  # a failure leaves the file: a parallel retry may own the name
@@ -114,9 +115,13 @@ class Folder(Spool):
 
         Nobody else publishes into the open `folder` meanwhile. Raises `NameTaken`.
         """
-        if is_in(file, name.filename, folder):
-            return Stored(Outcome.IDENTICAL, str(name))
+        if etag := self.holds(file, name, folder):
+            return Stored(Outcome.IDENTICAL, str(name), etag=etag)
         raise NameTaken(f"another recording is stored as {name}: it was kept")
+
+    def holds(self, file: BinaryIO, name: Name, folder: int) -> str:
+        """The ETag of the name's recording that holds the same bytes, "" where none does."""
+        return is_in(file, name.filename, folder)
 
     @contextmanager
     def synced(self, data: bytes, folder: str) -> Iterator[BinaryIO | None]:
@@ -206,13 +211,13 @@ def link_file(file: BinaryIO, filename: str, folder: int) -> None:
     os.link(f"/proc/self/fd/{file.fileno()}", filename, dst_dir_fd=folder)
 
 
-def is_in(file: BinaryIO, filename: str, folder: int) -> bool:
-    """Whether a stored recording holds the same bytes as `file`; if so, they are durable."""
+def is_in(file: BinaryIO, filename: str, folder: int) -> str:
+    """The ETag of a stored recording with the bytes of `file`, then durable; "" of another."""
     with open_recording(filename, folder) as stored:
         if not same_bytes(file.fileno(), stored.fileno()):
-            return False
+            return ""
         os.fsync(stored.fileno())
-        return True
+        return etag_of(os.fstat(stored.fileno()))
 
 
 def same_bytes(one: int, other: int) -> bool:
@@ -236,10 +241,6 @@ def open_recording(filename: str, folder: int) -> BinaryIO:
         os.close(file)
         raise OSError(errno.EEXIST, "Not a recording, move it away", filename)
     return open(file, "rb")
-
-
-def etag_of(status: os.stat_result) -> str:
-    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
 def _make_folder(name: str, parent: int) -> None:

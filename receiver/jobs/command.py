@@ -5,20 +5,19 @@ import os
 import selectors
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import closing, suppress
 
-from ..parts import Parts, Recording, Storage
-from ..storage.paths import extension_of
+from ..parts import Parts
 from .event import Event, JobFailed, metadata_of, open_recording, printable_lines
+from .files import local_file, private_folder
 
 COMMAND_SECONDS = 600
 TAIL = 2048  # bytes of a command's output that are kept
 PIPE = 64 * 1024  # bytes; what a pipe holds
-CHUNK = 256 * 1024  # bytes
+METADATA = "metadata.json"
+LONGEST_VARIABLE = 32 * 1024  # bytes; Linux takes no more than 128 KiB of one
 # What the receiver's own environment may tell about its storage.
 _SECRET = ("KZR_", "AWS_", "AZURE_", "GOOGLE_", "PGPASS")
 
@@ -26,36 +25,25 @@ _SECRET = ("KZR_", "AWS_", "AZURE_", "GOOGLE_", "PGPASS")
 def run_command(parts: Parts, arguments: Sequence[str], event: Event) -> str:
     """Run a command for a recording, and return its last words; it must exit with status 0.
 
-    The recording is at `$RECORDING_PATH`, for reading and as long as the command runs.
+    The recording is at `$RECORDING_PATH`, for reading and as long as the command runs, whatever
+    takes its name meanwhile.
     """
     storage = parts.storage
     path, recording = open_recording(storage, event)
-    with closing(recording), _local_file(storage, recording, path) as file:
-        metadata = json.dumps(metadata_of(storage, path, event), ensure_ascii=False)
-        return run(
-            arguments,
-            {
-                "RECORDING_PATH": os.fsencode(file),
-                "RECORDING_NAME": path.encode(),
-                "RECORDING_METADATA": metadata.encode("utf-8", "replace"),
-                "RECORDING_OUTCOME": event.outcome.encode(),
-            },
-        )
-
-
-@contextmanager
-def _local_file(storage: Storage, recording: Recording, path: str) -> Iterator[Path]:
-    """The recording's own file, or else a copy of it that has its extension."""
-    if recording.path is not None:
-        yield recording.path
-        return
-    storage.check_space(recording.size)
-    ending = f".{extension_of(path)}" if extension_of(path) else ""
-    with tempfile.NamedTemporaryFile(suffix=ending, dir=storage.spool) as copy:
-        while chunk := recording.read(CHUNK):
-            copy.write(chunk)
-        copy.flush()
-        yield Path(copy.name)
+    with closing(recording), private_folder(storage) as folder:
+        file = local_file(storage, recording, path, folder)
+        about = json.dumps(metadata_of(storage, path, event), ensure_ascii=False)
+        metadata = about.encode("utf-8", "replace")
+        (folder / METADATA).write_bytes(metadata)
+        told = {
+            "RECORDING_PATH": os.fsencode(file),
+            "RECORDING_NAME": path.encode(),
+            "RECORDING_METADATA_PATH": os.fsencode(folder / METADATA),
+            "RECORDING_OUTCOME": event.outcome.encode(),
+        }
+        if len(metadata) <= LONGEST_VARIABLE:
+            told["RECORDING_METADATA"] = metadata
+        return run(arguments, told)
 
 
 def run(arguments: Sequence[str], told: dict[str, bytes]) -> str:

@@ -14,6 +14,7 @@ from .checksum import keep_checksum
 from .command import run_command
 from .event import Event, Work, open_recording
 
+KINDS = ("checksum", "command", "webhook", "transcription")  # all that there are
 GONE = "the recording is gone"
 
 

@@ -11,8 +11,8 @@ from ..formats import format_of
 from ..parts import Parts, Recording
 from ..storage.paths import extension_of
 from .client import LONGEST_REASON, post
-from .command import CHUNK
 from .event import Event, JobFailed, open_recording, printable_lines
+from .files import CHUNK
 
 ANSWER_SECONDS = 600  # for sending, too
 LONGEST_ANSWER = 32 * 1024 * 1024  # bytes; whole days of speech

@@ -20,7 +20,7 @@ def check() -> Response:
 
 @health.get("/healthz/storage")
 def check_storage() -> Response:
-    """Answer 200 while recordings can be stored: they are, with or without the catalog."""
+    """Answer 200 while uploads are acknowledged: they are, with or without the catalog."""
     return _answer(with_catalog=False)
 
 
@@ -28,6 +28,8 @@ def _answer(*, with_catalog: bool) -> Response:
     running = parts()
     try:
         running.storage.check()
+        if running.jobs:
+            running.jobs.check()
         if running.catalog and with_catalog:
             running.catalog.check()
     except ReceiverError as error:

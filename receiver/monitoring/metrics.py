@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from ..access import is_in
 from ..errors import Forbidden, ReceiverError
-from ..parts import Storage, exchange, parts
+from ..parts import Jobs, Storage, exchange, parts
 from ..storage.purges import noted
 from .ended import locked, put_together
 
@@ -91,6 +91,37 @@ class Purged(Collector):
             )
 
 
+class Waiting(Collector):
+    """What is left to do after storing, whoever enqueued it."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            backlog = self._jobs.backlog()
+        except ReceiverError:  # a queue that is down hides no other figure
+            return
+        for name, meaning, counts in (
+            ("waiting", "Jobs that wait to be done or run.", backlog.waiting),
+            ("given_up", "Jobs that were given up.", backlog.given_up),
+        ):
+            family = GaugeMetricFamily(f"receiver_jobs_{name}", meaning, labels=["kind"])
+            for kind in sorted({*backlog.waiting, *backlog.given_up}):
+                family.add_metric([kind], counts.get(kind, 0))
+            yield family
+        yield GaugeMetricFamily(
+            "receiver_jobs_oldest_seconds",
+            "For how long the oldest job has been waiting.",
+            backlog.oldest,
+        )
+        yield GaugeMetricFamily(
+            "receiver_jobs_worker_timestamp_seconds",
+            "When a worker last lived, 0 where none has yet.",
+            backlog.lived,
+        )
+
+
 @metrics.get("/metrics")
 def show() -> Response:
     """Answer with the figures of all processes, in Prometheus' text format."""
@@ -101,6 +132,8 @@ def show() -> Response:
     registry.register(FreeSpace(parts().storage))
     if current_app.config["KEEP_DAYS"]:
         registry.register(Purged(parts().storage))
+    if jobs := parts().jobs:
+        registry.register(Waiting(jobs))
     folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     with locked(folder):
         put_together(folder)

@@ -101,7 +101,7 @@ def open_configured(config: Mapping[str, Any], *, prepare: bool = True) -> Stora
 def open_existing(config: Mapping[str, Any]) -> Storage:
     """Open the storage that the settings name, for a command: none is created."""
     require_usable(config)
-    if _is_database(config["STORAGE"]):
+    if is_database(config["STORAGE"]):
         with suppress(StorageUnavailable):  # it may be waited for
             require_tables(config["STORAGE"])
     # A folder is taken as it is: one that nobody may write to, such as a backup, can be looked at.
@@ -116,7 +116,8 @@ def require_tables(url: str) -> None:
         raise SettingError(f"{error}: kazoo-receiver init makes what is missing") from error
 
 
-def _is_database(url: str) -> bool:
+def is_database(url: str) -> bool:
+    """Whether a storage is a database."""
     return BACK_ENDS.get(url.partition("://")[0], ("",))[0] == "database"
 
 

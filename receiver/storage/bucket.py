@@ -34,6 +34,7 @@ from .objects import (
     Changed,
     Found,
     ObjectReader,
+    etag_of,
     is_in_use,
     md5_of,
     plain_tag,
@@ -112,7 +113,8 @@ class BucketStorage(BackEnd):
             self.sweep()
             trial = self._bucket.try_out
             bucket = self._bucket
-            bucket.conditional, bucket.tells_md5 = trial() if is_in_use() else in_child(trial)
+            found = trial() if is_in_use() else in_child(trial)
+            bucket.conditional, bucket.tells_md5, bucket.keeps_attributes = found
             with self._locks.locked(""):
                 pass
         except StorageUnavailable:
@@ -145,28 +147,32 @@ class BucketStorage(BackEnd):
         there = self._around(path)
         old = there.pop("", None)
         if not old:
-            self._create(path, new, there)
-            return Stored(Outcome.CREATED, path)
-        if only_new:
-            raise NameExists(f"a recording is stored as {path}")
+            return Stored(Outcome.CREATED, path, etag=self._create(path, new, there))
         old_digest = self._digest(path, old)
         if old_digest == new.digest:
+            if only_new:
+                raise NameExists.by(path, old.etag)
             self._mend_metadata(path, old, new)
-            return Stored(Outcome.IDENTICAL, path)
+            return Stored(Outcome.IDENTICAL, path, etag=old.etag)
         older = self._older(path)
-        if self._among(older, len(new.data), new.digest, lambda: md5_of(new.data)):
-            return Stored(Outcome.IDENTICAL, path)
+        same = self._among(older, len(new.data), new.digest, lambda: md5_of(new.data))
+        if only_new:
+            raise NameExists.by(path, same[1] if same else "")
+        if same:
+            return Stored(Outcome.IDENTICAL, path, etag=same[1])
         if not self._supersede:
             raise NameTaken(f"another recording is stored as {path}: it was kept")
-        kept_as = self._among(older, old.size, old_digest, lambda: old.etag)  # by a broken call
-        if not kept_as:
+        broken = self._among(older, old.size, old_digest, old.tag)
+        if broken:  # the call that kept it
+            kept_as = broken[0]
+        else:
             kept_as = numbered(path, max(map(number_of, older), default=0) + 1)
             self._keep(path, old, old_digest, kept_as)
         self._put_metadata(path, old, new, old_digest)
         beside = self._around(path)
         self._bucket.delete(*(sidecar(path, kind) for kind in beside if kind not in ("", "json")))
-        self._put(path, new, old.version)
-        return Stored(Outcome.SUPERSEDED, path, kept_as.rpartition("/")[2])
+        etag = self._put(path, new, old.version)
+        return Stored(Outcome.SUPERSEDED, path, kept_as.rpartition("/")[2], etag)
 
     def _adopt(self, path: str) -> None:
         """Give what an earlier release put beside a recording the name that it has today."""
@@ -202,8 +208,8 @@ class BucketStorage(BackEnd):
 
     def _among(
         self, older: "dict[str, ObjectMeta]", size: int, digest: str, etag: Callable[[], str]
-    ) -> str:
-        """The path of the recording that has those bytes; "" where none has.
+    ) -> tuple[str, str] | None:
+        """The path and the ETag of the recording that has those bytes.
 
         Those of the same size are asked for their SHA-256, unless their ETags tell enough.
         """
@@ -214,11 +220,14 @@ class BucketStorage(BackEnd):
         for path in same:
             found = self._bucket.head(path)
             if found and found.size == size and self._digest(path, found) == digest:
-                return path
-        return ""
+                return path, found.etag
+        return None
 
-    def _create(self, path: str, new: _New, beside: dict[str, Found]) -> None:
-        """Store a recording whose name is free; what lies beside it already broke off."""
+    def _create(self, path: str, new: _New, beside: dict[str, Found]) -> str:
+        """Store a recording whose name is free; what lies beside it already broke off.
+
+        Returns its ETag.
+        """
         self._bucket.delete(*(sidecar(path, kind) for kind in beside if kind != "json"))
         key = sidecar(path, "json")
         if new.metadata:
@@ -226,23 +235,27 @@ class BucketStorage(BackEnd):
                 self._put_sidecar(key, new.metadata, new.digest, "create")
             except Changed:
                 self._put_metadata(path, None, new)
-            self._put(path, new)
-            return
+            return self._put(path, new)
         if "json" in beside and self._settled_metadata(path, None, ()):
             self._bucket.delete(key)
-        self._put(path, new)
+        etag = self._put(path, new)
         if self._bucket.conditional:  # then what came meanwhile is nobody's: the name was taken
             found = self._bucket.head(key)
             if found and found.describes != new.digest:
                 self._bucket.delete(key)
+        return etag
 
-    def _put(self, key: str, new: _New, mode: "PutMode" = "create") -> None:
+    def _put(self, key: str, new: _New, mode: "PutMode" = "create") -> str:
+        """Put a recording, and return its ETag."""
         attributes = {
             "Content-Type": _media_type(key),
             "sha256": new.digest,
             "received": repr(new.received),
         }
-        self._bucket.put(key, new.data, mode, attributes)
+        version = self._bucket.put(key, new.data, mode, attributes)
+        if self._bucket.keeps_attributes:
+            return etag_of(new.digest, new.received)
+        return plain_tag(version.get("e_tag"))
 
     def _put_metadata(
         self, path: str, old: Found | None, new: _New, old_digest: str | None = None
@@ -347,8 +360,10 @@ class BucketStorage(BackEnd):
 
         Then its metadata are only there, where the other has none.
         """
-        older = self._older(path)
-        return bool(self._among(older, newest.size, newest.noted, lambda: newest.etag))
+        found = self._bucket.head(_key(path))
+        if not found or found.digest != newest.noted:  # another has the name by now
+            return True
+        return bool(self._among(self._older(path), found.size, newest.noted, found.tag))
 
     def scan(self, prefix: str = "", odd: Callable[[str], object] = warn) -> Iterator[Listed]:
         folder = prefix.rpartition("/")[0]

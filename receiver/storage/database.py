@@ -62,7 +62,12 @@ class DatabaseStorage(BackEnd):
     """Recordings in the database that `url` names; everything that publishing does is one commit.
 
     `min_free` is for the disk that recordings arrive on: SQLite's own, else that of `$TMPDIR`.
+
+    What `also` does with a stored recording is part of that commit; it may be done again where
+    others were in the way.
     """
+
+    also: Callable[[Connection, Stored], object] | None = None
 
     def __init__(self, url: str, *, min_free: int = 0, supersede: bool = True) -> None:
         self._database = database = Database(
@@ -119,11 +124,14 @@ class DatabaseStorage(BackEnd):
             content = Content.of(file)
             received = os.fstat(file.fileno()).st_mtime
             about = Content.of(io.BytesIO(metadata)) if metadata else None
-            return self._database.transaction(
-                lambda connection: self._publish(
-                    connection, name, content, received, about, only_new
-                )
-            )
+
+            def publish(connection: Connection) -> Stored:
+                stored = self._publish(connection, name, content, received, about, only_new)
+                if self.also:
+                    self.also(connection, stored)
+                return stored
+
+            return self._database.transaction(publish)
 
     def _publish(
         self,
@@ -134,22 +142,25 @@ class DatabaseStorage(BackEnd):
         about: Content | None,
         only_new: bool,
     ) -> Stored:
-        path, stored = str(name), Stored(Outcome.CREATED, str(name))
+        path, etag = str(name), rows.etag(content.sha256, received)
+        stored = Stored(Outcome.CREATED, path, etag=etag)
         there = rows.find(connection, rows.family(path))
         old = there.pop(path, None)
         if old is None:
             rows.remove(connection, there)  # what lies there belongs to no recording
-        elif only_new:
-            raise NameExists(f"a recording is stored as {path}")
         else:
-            if same := rows.search(connection, old, content):
+            same = rows.search(connection, old, content)
+            if only_new:
+                raise NameExists.by(path, rows.etag(same.sha256, same.modified) if same else "")
+            if same:
                 rows.confirm(connection, same)
-                return Stored(Outcome.IDENTICAL, path)
+                etag = rows.etag(same.sha256, same.modified)
+                return Stored(Outcome.IDENTICAL, path, etag=etag)
             if not self._supersede:
                 raise NameTaken(f"another recording is stored as {path}: it was kept")
             older = rows.older(connection, path)
             kept = numbered(path, max(map(number_of, older), default=0) + 1)
-            stored = Stored(Outcome.SUPERSEDED, path, kept.rpartition("/")[2])
+            stored = Stored(Outcome.SUPERSEDED, path, kept.rpartition("/")[2], etag)
             rows.rename(connection, old, kept)
         rows.store(connection, path, content, received)
         if about:
@@ -172,8 +183,8 @@ class DatabaseStorage(BackEnd):
     def _recording(self, row: Row[Any] | None, path: str) -> Recording:
         if row is None:
             raise NotStored(f"no recording is stored as {path}")
-        digest = row.sha256.hex()
-        return Recording(self._file(row), row.size, row.modified, digest, noted=digest)
+        etag = rows.etag(row.sha256, row.modified)
+        return Recording(self._file(row), row.size, row.modified, etag, noted=row.sha256.hex())
 
     def _file(self, row: Row[Any]) -> io.BufferedReader:
         return io.BufferedReader(ChunkReader(self, row.id, row.size))
@@ -293,7 +304,7 @@ def _stored(connection: Connection, path: str, etag: str) -> Row[Any]:
     row = rows.find(connection, [path]).get(path)
     if row is None:
         raise NotStored(f"no recording is stored as {path}")
-    if etag and row.sha256.hex() != etag:
+    if etag and rows.etag(row.sha256, row.modified) != etag:
         raise NotStored(f"another recording is stored as {path}")
     return row
 

@@ -16,7 +16,6 @@ from ..core.naming import has_extension, sidecar
 from ..core.publish import (
     FOLDER_MODE,
     Folder,
-    etag_of,
     exists,
     link_file,
     locked,
@@ -34,7 +33,7 @@ from ..errors import (
     StorageUnavailable,
 )
 from ..formats import SIDECARS
-from ..parts import Listed, Name, Outcome, Recording, Stored, warn
+from ..parts import Listed, Name, Outcome, Recording, Stored, etag_of, round_time, warn
 from ..shown import shown
 from .base import GONE, BackEnd, held
 from .paths import (
@@ -219,12 +218,16 @@ class DirectoryStorage(Folder, BackEnd):
     def settle(self, filename: str, folder: int) -> None:
         Versions(filename, folder).settle()
 
+    def holds(self, file: BinaryIO, name: Name, folder: int) -> str:
+        return Versions(name.filename, folder).holds(file)
+
     def taken(self, file: BinaryIO, beside: BinaryIO | None, name: Name, folder: int) -> Stored:
         versions = Versions(name.filename, folder)
-        if versions.holds(file):
-            return Stored(Outcome.IDENTICAL, str(name))
+        if etag := versions.holds(file):
+            return Stored(Outcome.IDENTICAL, str(name), etag=etag)
         if not self._supersede:
             raise NameTaken(f"another recording is stored as {name}: it was kept")
+        _make_distinct(file, versions)
         with nullcontext(beside) if beside else self.synced(NOTHING, name.folder) as metadata:
             assert metadata  # noqa: S101 - for mypy: there is something to sync
             kept_as = versions.supersede(file, metadata)
@@ -368,7 +371,7 @@ class DirectoryStorage(Folder, BackEnd):
         folder, _, filename = path.rpartition("/")
         outcome = Outcome.CREATED
         with storage_errors():
-            os.utime(file.fileno(), (modified, modified))
+            os.utime(file.fileno(), ns=(round(modified * 1e6) * 1000,) * 2)
             sync(file)
             with self.folder(folder) as parent:
                 with locked(parent):
@@ -441,6 +444,19 @@ class DirectoryStorage(Folder, BackEnd):
                 if error.errno not in _ABSENT:
                     raise
                 raise NotStored(f"no recording is stored as {path}") from None
+
+
+def _make_distinct(file: BinaryIO, versions: Versions) -> None:
+    """Give a synced file a time that no version of its size has, so that its ETag is its own.
+
+    The clock of files stands still for some milliseconds, in some file systems for a second.
+    """
+    step, taken = 1000, versions.etags(os.fstat(file.fileno()).st_size)
+    while etag_of(os.fstat(file.fileno())) in taken:
+        round_time(file.fileno(), later=step)
+        step *= 2
+    if step > 1000:
+        os.fsync(file.fileno())
 
 
 def is_file(filename: str, folder: int) -> bool:

@@ -71,9 +71,16 @@ class Found:
     def modified(self) -> float:
         return self.changed if self.received is None else self.received
 
+    def tag(self) -> str:
+        """The server's own ETag, "" where it gives none."""
+        return plain_tag(self.version.get("e_tag"))
+
     @property
     def etag(self) -> str:
-        return plain_tag(self.version.get("e_tag")) or f"{self.size:x}-{self.changed:.0f}"
+        """What tells a recording from others; its copies have the same, where the server can."""
+        if self.digest and self.received is not None:
+            return etag_of(self.digest, self.received)
+        return self.tag() or f"{self.size:x}-{self.changed:.0f}"
 
 
 class Bucket:
@@ -81,7 +88,8 @@ class Bucket:
 
     `conditional` tells whether the server knows conditions on a PUT (RFC 9110 section 13). Where
     it does not, they are checked before, and the caller has to keep others away meanwhile.
-    `tells_md5` is whether an ETag is known to be the MD5 of what an object holds.
+    `tells_md5` is whether an ETag is known to be the MD5 of what an object holds, and
+    `keeps_attributes` whether what is noted with an object can be read again.
     """
 
     def __init__(self, url: str) -> None:
@@ -89,13 +97,18 @@ class Bucket:
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self.conditional = True
         self.tells_md5 = False
+        self.keeps_attributes = True
         self._url = url
         self._stores: dict[tuple[int, timedelta], S3Store | GCSStore | AzureStore] = {}
 
-    def try_out(self) -> tuple[bool, bool]:
-        """Try whether the bucket can be used; return its `conditional` and its `tells_md5`."""
+    def try_out(self) -> tuple[bool, bool, bool]:
+        """Try whether the bucket can be used.
+
+        Returns its `conditional`, its `tells_md5` and its `keeps_attributes`.
+        """
         key = f".trial-{os.urandom(8).hex()}"
-        first = self.put(key, b"1", "overwrite", {})
+        first = self.put(key, b"1", "overwrite", {"sha256": "1"})
+        found = self.head(key)
         try:
             refused = self._refuses(key, "create")
             self.put(key, b"2", first, {})
@@ -106,7 +119,8 @@ class Bucket:
             conditional = False
         self.delete(key)
         self.head(key)  # S3 does not tell what is absent to those who may not list
-        return conditional, plain_tag(first.get("e_tag")) == md5_of(b"1")
+        keeps = found is not None and found.digest == "1"
+        return conditional, plain_tag(first.get("e_tag")) == md5_of(b"1"), keeps
 
     def _refuses(self, key: str, mode: "PutMode") -> bool:
         try:
@@ -373,6 +387,11 @@ class ObjectReader(RawIOBase):
 def is_in_use() -> bool:
     """Whether this process has started obstore's threads."""
     return _runtime == os.getpid()
+
+
+def etag_of(digest: str, received: float) -> str:
+    """The ETag of a recording, which tells it from the same bytes when they come again later."""
+    return f"{digest}-{round(received * 1e6):x}"
 
 
 def plain_tag(tag: str | None) -> str:

@@ -182,6 +182,11 @@ def family(path: str) -> list[str]:
     return [path, *(sidecar(path, kind) for kind in SIDECARS)]
 
 
+def etag(digest: bytes, modified: float) -> str:
+    """What tells a recording from others, and from the same bytes when they come again later."""
+    return f"{digest.hex()}-{round(modified * 1e6):x}"
+
+
 def path_hash(path: str) -> bytes:
     return sha256(path.encode("utf-8", "surrogateescape")).digest()
 

@@ -25,6 +25,7 @@ from ..core.publish import (
     remove,
 )
 from ..formats import SIDECARS
+from ..parts import etag_of
 from .paths import NEW, gone, keep, number_of, numbered, older_beside, original, stems
 
 NOTHING = b"{}\n"  # metadata that are none
@@ -79,11 +80,28 @@ class Versions:
                 else:
                     self._replace(old, beside)
 
-    def holds(self, file: BinaryIO) -> bool:
-        """Whether the bytes are stored, durably, under the name or one of its numbered names."""
-        if is_in(file, self._filename, self._folder) or self._find(file):
-            return True
-        return any(is_in(file, old, self._folder) for old in self.older_numbered())
+    def holds(self, file: BinaryIO) -> str:
+        """The ETag of the recording of the name, or of a number, that durably holds the bytes.
+
+        It is "" where none does.
+        """
+        if etag := is_in(file, self._filename, self._folder):
+            return etag
+        if found := self._find(file):
+            return found[1]
+        return next(
+            filter(None, (is_in(file, old, self._folder) for old in self.older_numbered())), ""
+        )
+
+    def etags(self, size: int) -> set[str]:
+        """The ETags of the recordings of a size."""
+        numbers = re.findall(rb"^([0-9]+) %d " % size, self._older, re.MULTILINE)
+        found = set()
+        paths = (numbered(self._filename, int(n)) for n in numbers)
+        for path in (self._filename, *paths, *self.older_numbered()):
+            with suppress(FileNotFoundError):
+                found.add(etag_of(os.lstat(path, dir_fd=self._folder)))
+        return found
 
     def older_numbered(self) -> list[str]:
         """The recordings that earlier releases numbered `X.WAV~1`, for not knowing the ending."""
@@ -166,17 +184,17 @@ class Versions:
     def _kept_as(self) -> str | None:
         """The numbered name that the newest recording was given already, by what then broke off."""
         with suppress(FileNotFoundError), open_recording(self._filename, self._folder) as newest:
-            return self._find(newest)
+            return (self._find(newest) or (None,))[0]
         return None
 
-    def _find(self, file: BinaryIO) -> str | None:
-        """The numbered name under which the same bytes are stored, durably."""
+    def _find(self, file: BinaryIO) -> tuple[str, str] | None:
+        """The numbered name under which the same bytes are stored, durably, and their ETag."""
         alike = re.compile(rb"^([0-9]+) %s$" % _sample(file), re.MULTILINE)
         for number in alike.findall(self._older):
             path = numbered(self._filename, int(number))
             with suppress(FileNotFoundError):
-                if is_in(file, path, self._folder):
-                    return path
+                if etag := is_in(file, path, self._folder):
+                    return path, etag
         return None
 
     @cached_property

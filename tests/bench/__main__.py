@@ -3,6 +3,7 @@
     python tests/bench servers     the PHP receiver and nginx's own upload
     python tests/bench storages    a plain client of each storage
     python tests/bench extras      the receiver without its catalog, metrics and jobs
+    python tests/bench jobs        uploads with a job each, on new file systems (as root)
     python tests/bench catalog     searches among a million recordings
     python tests/bench --help
 
@@ -38,7 +39,7 @@ from support.receivers import Receiver
 CLIENTS = 8
 LARGE = 100_000_000  # bytes
 LOADS = {"1 MB": 1_000_000, "20 KB": 20_000}  # bytes, by name
-DISK_PER_SECOND = 2_000_000_000  # bytes that a load writes at most, by far
+DISK_PER_SECOND = 800_000_000  # bytes that a load writes at most, by far
 SHAPE = ("--workers=2",)  # the tests' servers have one worker, for order; this is the default's
 
 # Each thread of wrk has a state of its own. A name is never sent twice.
@@ -305,6 +306,17 @@ def extras(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
         yield row([name, f"{median(mine):.0f}", f"{median(ratios):.2f}"])
 
 
+def jobs(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
+    import jobs
+
+    script = folder / "wrk.lua"
+    script.write_text(WRK)
+    head, *cells = jobs.rows(folder, rounds, seconds, SHAPE, measure_load, script)
+    yield row(head)
+    yield row(["---"] + ["---:"] * (len(head) - 1))
+    yield from map(row, cells)
+
+
 def catalog(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
     import catalog
 
@@ -314,7 +326,13 @@ def catalog(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
     yield from map(row, cells)
 
 
-PARTS = {"servers": servers, "storages": storages, "extras": extras, "catalog": catalog}
+PARTS = {
+    "servers": servers,
+    "storages": storages,
+    "extras": extras,
+    "jobs": jobs,
+    "catalog": catalog,
+}
 
 
 def main() -> None:

@@ -87,6 +87,11 @@ def test_database_without_tables_is_no_storage(tmp_path):
 def test_what_root_runs_leaves_every_file_to_the_storages_owner(service):
     service.add(*QUEUED)
     service.record(about=ABOUT)
+    assert (
+        service.run("jobs").stderr.splitlines()[-1].startswith("Error: there is no queue of jobs")
+    )
+    assert not (service.storage / ".queue.sqlite").exists()
+    service.make_queue()
     for command in ("reindex", "hold abc.mp3", "holds", "jobs", "verify", "purge", "jobs retry"):
         shown = service.run(*command.split())
         assert shown.returncode == 0, (command, shown.stderr)

@@ -1,18 +1,23 @@
 """Work after storing: commands."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("huey")
 pytest.importorskip("sqlalchemy")
 
-from receiver.jobs import command
+from receiver.jobs import command, files
 from receiver.jobs.event import JobFailed
 from receiver.storage import open_storage
-from support.hooks import DIGEST, PATH, TOLD, store, work
+from support.hooks import AUDIO, DIGEST, PATH, TOLD, store, work
+from support.paths import PROJECT
 from support.waiting import wait_for
 
 
@@ -21,6 +26,11 @@ def is_running(pid: int) -> bool:
         return "(zombie)" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def left_in(folder: Path) -> list[str]:
+    """What jobs have left in a folder."""
+    return [name for name in os.listdir(folder) if name.startswith(".kazoo-receiver-jobs-")]
 
 
 class TestCommand:
@@ -40,8 +50,9 @@ class TestCommand:
             f'echo "$RECORDING_PATH"; printf %s "$RECORDING_METADATA" > {tmp_path}/told'
         )
         noted = self.run(storage, tmp_path, text)
-        path = tmp_path / "recordings" / PATH
-        assert noted == f"exit status 0: {DIGEST}  - / {PATH} / created / {path}"
+        begin, path = noted.rsplit(" / ", 1)
+        assert begin == f"exit status 0: {DIGEST}  - / {PATH} / created"
+        assert path.endswith("/recording.mp3") and not Path(path).exists()
         told = json.loads((tmp_path / "told").read_text())
         assert told == TOLD | {"cost": "NaN"}
 
@@ -52,6 +63,69 @@ class TestCommand:
         digest, path = noted.removeprefix("exit status 0: ").split(" / ")
         assert digest == f"{DIGEST}  -"
         assert path.endswith(".mp3") and not Path(path).exists()
+        assert left_in(tmp_path) == []
+
+    @pytest.mark.parametrize("kind", ["folder", "database"])
+    def test_it_reads_the_very_bytes_of_its_event_whatever_takes_the_name(self, tmp_path, kind):
+        url = str(tmp_path / "recordings")
+        storage = open_storage(url if kind == "folder" else f"sqlite:///{tmp_path}/x.sqlite")
+        event = store(storage)
+        text = f"touch {tmp_path}/begun; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; "
+        text += 'sha256sum < "$RECORDING_PATH"'
+        with ThreadPoolExecutor(1) as pool:
+            noted = pool.submit(self.run, storage, tmp_path, text, event)
+            wait_for(lambda: (tmp_path / "begun").exists())
+            store(storage, b"another", metadata=b"{}")
+            (tmp_path / "go").touch()
+            assert noted.result() == f"exit status 0: {DIGEST}  -"
+        if kind == "database":
+            storage.engine.dispose()
+
+    def test_recording_of_another_file_system_is_copied(self, storage, tmp_path, monkeypatch):
+        def refuse(file, path):
+            if file.name == str(tmp_path / "recordings" / PATH) or isinstance(file.name, int):
+                monkeypatch.undo()
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+        monkeypatch.setattr(files, "_link", refuse)
+        noted = self.run(storage, tmp_path, 'sha256sum < "$RECORDING_PATH"')
+        assert noted == f"exit status 0: {DIGEST}  -"
+
+    @pytest.mark.parametrize("kind", ["folder", "database"])
+    def test_what_a_killed_worker_left_is_removed_by_the_next_and_by_an_erasure(
+        self, start, tmp_path, kind, monkeypatch, start_worker
+    ):
+        url = str(tmp_path / "recordings")
+        if kind == "database":
+            url = f"sqlite:///{tmp_path}/recordings/x.sqlite"
+            (tmp_path / "recordings").mkdir()
+        begun = tmp_path / "begun"
+        settings = {
+            "storage": url,
+            "on_stored": f"sh -c 'touch {begun}; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done'",
+        }
+        start(**settings).put("/kzr/call_recording_x.mp3", AUDIO)
+        (tmp_path / "shift").write_text("0")
+        for sweeper in ("worker", "erasure"):
+            worker = start_worker(tmp_path / "shift", **settings)
+            wait_for(begun.exists)
+            begun.unlink()
+            left = left_in(tmp_path / "recordings")
+            assert len(left) == 1
+            worker.kill()
+            assert left_in(tmp_path / "recordings") == left
+            if sweeper == "worker":
+                another = start_worker(**settings | {"on_stored": "true"})
+                wait_for(lambda: left_in(tmp_path / "recordings") == [])
+                another.kill()
+            else:
+                for name, value in settings.items():
+                    monkeypatch.setenv(f"KZR_{name.upper()}", value)
+                code = "from receiver.shell import main; main()"
+                erase = [sys.executable, "-c", code, "erase", "--call-id", "x", "--yes"]
+                subprocess.run(erase, cwd=PROJECT, check=True)
+                assert left_in(tmp_path / "recordings") == []
+        (tmp_path / "go").touch()
 
     def test_arguments_are_no_shell(self, storage):
         noted = work("command", storage, ON_STORED="echo '$HOME; ls' \"two  spaces\"")(
@@ -68,11 +142,19 @@ class TestCommand:
         assert "hunter2" not in environment
         assert "HARMLESS=known" in environment
 
-    def test_large_metadata_fits(self, storage, tmp_path):
-        deep = b'{"deep": ' + b"[" * 400 + b"]" * 400 + b', "long": "' + b"x" * 60_000 + b'"}'
-        event = store(storage, metadata=deep)
-        noted = self.run(storage, tmp_path, 'printf %s "$RECORDING_METADATA" | wc -c', event)
-        assert int(noted.split()[-1]) > 60_000
+    @pytest.mark.parametrize("size", [60_000, 4_000_000])
+    def test_large_metadata_is_in_a_file(self, storage, tmp_path, size):
+        deep = b'{"deep": ' + b"[" * 400 + b"]" * 400 + b', "long": "' + b"\xc3\xbc" * (size // 2)
+        event = store(storage, metadata=deep + b'"}')
+        text = 'wc -c < "$RECORDING_METADATA_PATH"; echo "${RECORDING_METADATA-absent}"'
+        count, variable = self.run(storage, tmp_path, text, event).split()[3::2]
+        assert int(count) > size and variable == "absent"
+
+    def test_small_metadata_is_in_a_file_too(self, storage, tmp_path):
+        event = store(storage, metadata=b'{"from": "1001"}')
+        text = 'cat "$RECORDING_METADATA_PATH"; echo; echo "$RECORDING_METADATA"'
+        told = '{"from": "1001"}'
+        assert self.run(storage, tmp_path, text, event) == f"exit status 0: {told} / {told}"
 
     def test_a_failure_tells_the_last_line(self, storage, tmp_path):
         with pytest.raises(JobFailed, match=r"^exit status 3: no space$"):

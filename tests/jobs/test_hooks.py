@@ -2,7 +2,6 @@
 
 import pytest
 
-pytest.importorskip("huey")
 pytest.importorskip("sqlalchemy")
 
 from receiver import config

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.importorskip("huey")
+pytest.importorskip("sqlalchemy")
 pytest.importorskip("playwright")
 pytest.importorskip("pocketsphinx")
 

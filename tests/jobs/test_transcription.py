@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("huey")
+pytest.importorskip("sqlalchemy")
 pytest.importorskip("pocketsphinx")
 pytest.importorskip("sqlalchemy")
 
 from receiver.catalog.search import Query
 from receiver.core.naming import RecordingName
 from receiver.errors import NotStored
-from receiver.jobs import command, transcription
+from receiver.jobs import transcription
 from receiver.jobs.event import Event, JobFailed
+from receiver.jobs.files import CHUNK
 from receiver.storage.paths import numbered
 from support.hooks import AUDIO, PATH, read, store, work
 from support.needs import need
@@ -134,7 +135,7 @@ class TestTranscription:
         with serving(answer) as server:
             transcribe(storage, f"http://{server.authority}/", event)
         assert sum(sizes) == len(server.requests[0].body) > 5_000_000
-        assert max(sizes) <= command.CHUNK
+        assert max(sizes) <= CHUNK
 
     @pytest.mark.parametrize("answer", [b"", b"<html>", b"[]", b'{"text": 1}', b'"text"', b"{}"])
     def test_an_answer_that_is_no_transcript_is_tried_again(self, storage, answer):

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-pytest.importorskip("huey")
+pytest.importorskip("sqlalchemy")
 pytest.importorskip("standardwebhooks")
 
 from standardwebhooks import Webhook as Verifier

@@ -48,6 +48,7 @@ PARTS = (
     Part("races"),
     Part("fuzz_parsers", ("--minutes=1",)),
     Part("full"),
+    Part("jobs", ("--seconds=10", "--rounds=5")),
     Part("timing"),
     Part("doubling"),
     Part("audit"),

@@ -297,7 +297,7 @@ class Matrix:
                 remove(path)
         if self.kind.has_jobs:
             with closing(sqlite3.connect(self.queue)) as database:
-                database.execute("delete from task")
+                database.execute("delete from kzr_jobs")
                 database.commit()
         if self.kind.supersedes:
             assert self.client.put(f"{TARGET}?call_id=older", OLDER).status == 201
@@ -357,7 +357,7 @@ class Matrix:
             wrong.append(f"acknowledged, and its metadata is {beside!r}")
         if self.kind.has_jobs:
             with closing(sqlite3.connect(self.queue)) as database:
-                if not database.execute("select 1 from task").fetchall():
+                if not database.execute("select 1 from kzr_jobs").fetchall():
                     wrong.append("acknowledged, and its job is not in the queue")
         return wrong
 

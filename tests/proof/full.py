@@ -434,8 +434,8 @@ def wait_for_catalog(file: Path, sender: Sender) -> None:
 def missing_jobs(file: Path, sender: Sender) -> list[str]:
     """What is wrong with the queue: acknowledged recordings that are not in it."""
     with closing(sqlite3.connect(file)) as database:
-        jobs = b"\0".join(bytes(data) for (data,) in database.execute("select data from task"))
-    missing = [name for name, _ in sender.acknowledged if f"{name}.mp3".encode() not in jobs]
+        jobs = {path for (path,) in database.execute("select path from kzr_jobs")}
+    missing = [name for name, _ in sender.acknowledged if f"{name}.mp3" not in jobs]
     return [f"acknowledged, and not in the queue: {name}" for name in missing]
 
 

@@ -60,6 +60,8 @@ UPLOAD = "receiver/core/upload.py"
 ACCESS = "receiver/access.py"
 FORMS = "receiver/senders/forms.py"
 HANDOVER = "receiver/senders/handover.py"
+DATABASE = "receiver/storage/database.py"
+QUEUE = "receiver/jobs/queue.py"
 
 IN_BODY = ("core/test_body.py",)
 IN_REFUSALS = ("core/test_body.py::TestRefused",)
@@ -69,6 +71,7 @@ IN_NAMING = ("core/test_naming.py", "core/test_naming_properties.py")
 IN_FORMS = ("senders/test_forms.py", "senders/test_forms_properties.py")
 IN_FAULTS = ("core/test_faults.py",)
 IN_HANDOVER = ("senders/test_handover.py::TestHandover",)
+IN_QUEUE = ("jobs/test_queue.py",)
 SYNCED = ("storage/test_directory.py", "core/test_faults.py")
 
 IN_LEFT = ("storage/test_folder.py", "storage/test_killed.py")
@@ -419,19 +422,30 @@ MUTATIONS = [
     Mutation(
         "comparison on a retry, by the core alone",
         PUBLISH,
-        "if is_in(file, name.filename, folder):",
-        "if False:",
+        "        return is_in(file, name.filename, folder)\n",
+        '        return ""\n',
         ("core/test_alone.py",),
     ),
     Mutation(
         "refusal of other bytes by the core alone",
         PUBLISH,
-        "if is_in(file, name.filename, folder):",
-        "if True:",
+        "        if etag := self.holds(file, name, folder):\n",
+        "        if etag := self.holds(file, name, folder) or True:\n",
         ("core/test_alone.py",),
     ),
     Mutation(
-        "comparison on a retry", DIRECTORY, "if versions.holds(file):", "if False:", IN_STORAGE
+        "comparison on a retry",
+        DIRECTORY,
+        "if etag := versions.holds(file):",
+        'if etag := "":',
+        IN_STORAGE,
+    ),
+    Mutation(
+        "ETag of its own for a recording that came at the same time",
+        DIRECTORY,
+        "        _make_distinct(file, versions)\n",
+        "",
+        IN_STORAGE,
     ),
     Mutation(
         "comparison of bytes, not only of sizes",
@@ -609,6 +623,42 @@ MUTATIONS = [
         "if self._networks and not is_in(request.remote_addr, self._networks):",
         "if False:",
         ("test_access.py",),
+    ),
+    # Jobs
+    Mutation(
+        "jobs in a recording's own commit",
+        DATABASE,
+        "                if self.also:\n",
+        "                if False:\n",
+        ("jobs/test_jobs.py::TestDatabase",),
+    ),
+    Mutation(
+        "job that is no longer this worker's",
+        QUEUE,
+        ", jobs.c.taken_by == worker)\n                .values(state=state",
+        ")\n                .values(state=state",
+        IN_QUEUE,
+    ),
+    Mutation(
+        "pauses after the clock was set back",
+        QUEUE,
+        "if latest is not None and latest > current + SLACK:",
+        "if False:",
+        IN_QUEUE,
+    ),
+    Mutation(
+        "worker that spoke before it was buried",
+        QUEUE,
+        "same = (workers.c.id == worker, workers.c.beat == beat)",
+        "same = (workers.c.id == worker,)",
+        IN_QUEUE,
+    ),
+    Mutation(
+        "queue whose file was removed",
+        QUEUE,
+        "if self._writer is None or not self._database.is_current(self._writer.info):",
+        "if self._writer is None:",
+        IN_QUEUE,
     ),
 ]
 

@@ -264,7 +264,7 @@ def with_settings(
 def waiting(queue: Path) -> int:
     """The jobs that a queue in a file holds."""
     with closing(sqlite3.connect(f"file:{queue}?mode=ro", uri=True)) as connection:
-        query = "select (select count(*) from task) + (select count(*) from taken)"
+        query = "select count(*) from kzr_jobs where state in ('waiting', 'taken')"
         return connection.execute(query).fetchone()[0]
 
 

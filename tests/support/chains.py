@@ -10,14 +10,15 @@ from xdist.scheduler import LoadScopeScheduling
 
 SERVERS = (
     *("gunicorn", "nginx", "handover", "mod_proxy", "mod_wsgi", "accel", "xsendfile"),
-    *("directory", "s3", "postgresql", "mariadb", "sqlite", "redis"),
+    *("directory", "s3", "postgresql", "mariadb", "sqlite"),
 )
 SERVER = re.compile(rf"[\[-]({'|'.join(SERVERS)})[\]-]")
 CUT = "cut_at_any_request"  # in the names of tests that take as long as all others of their file
 # They begin first, or the others would have ended long before them.
 LONGEST = (
     "storage/test_moto.py cut",
-    "jobs/test_jobs_kill.py redis",
+    "jobs/test_jobs_kill.py mariadb",
+    "jobs/test_jobs_kill.py postgresql",
     "jobs/test_jobs_kill.py sqlite",
     "storage/test_moto.py",
     "page/test_browse_page.py",

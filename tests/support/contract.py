@@ -38,8 +38,40 @@ class StorageContract:
 
     def test_etag_that_is_told_is_the_recordings(self, storage):
         for data in (b"one", b"two", b"two"):
-            stored = publish(storage, data)
-            assert stored.etag in ("", self.etag(storage))
+            assert publish(storage, data).etag == self.etag(storage)
+
+    def test_recording_keeps_its_etag_when_it_is_superseded(self, storage):
+        etags = [publish(storage, data).etag for data in (b"one", b"two", b"six")]
+        again = [publish(storage, data).etag for data in (b"one", b"two", b"six")]
+        assert again == etags
+        assert len({*etags}) == 3
+        found = set()
+        for path in storage.versions(str(NAME)):
+            with closing(storage.open(path)) as recording:
+                found.add((recording.etag, recording.file.read()))
+        assert found == {*zip(etags, (b"one", b"two", b"six"), strict=True)}
+
+    def test_recordings_of_one_name_have_etags_of_their_own_though_they_came_at_once(self, storage):
+        etags = set()
+        for data in (b"one", b"two", b"six", b"ten"):
+            with storage.incoming() as file:
+                file.write(data)
+                file.flush()
+                os.utime(file.fileno(), ns=(1_800_000_000_123_456_789,) * 2)
+                etags.add(storage.publish(file, NAME).etag)
+        assert len(etags) == 4
+        found = set()
+        for path in storage.versions(str(NAME)):
+            with closing(storage.open(path)) as recording:
+                found.add(recording.etag)
+        assert found == etags
+
+    def test_what_exists_is_told_where_it_holds_the_same(self, storage):
+        etags = [publish(storage, data).etag for data in (b"one", b"two")]
+        for data, etag in zip((b"one", b"two", b"six"), (*etags, ""), strict=True):
+            with pytest.raises(NameExists) as error:
+                publish(storage, data, only_new=True)
+            assert (error.value.path, error.value.etag) == (str(NAME), etag)
 
     def test_incoming_file_that_is_not_published_vanishes(self, storage):
         with pytest.raises(KeyError), storage.incoming() as file:

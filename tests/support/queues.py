@@ -1,4 +1,4 @@
-"""A private Redis, and the worker of jobs as a process."""
+"""Queues of jobs without a server in between, and the worker of jobs as a process."""
 
 import os
 import signal
@@ -6,72 +6,78 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("redis")
-
-import redis
-
-from support.needs import need
+from receiver.jobs.event import Event
+from receiver.jobs.queue import Queue
+from receiver.jobs.work import Jobs
+from receiver.parts import Storage
 from support.paths import PROJECT
-from support.ports import free_port
-from support.waiting import wait_for
+from support.storages import parts_of
+
+# The worker, with clocks that go as a test wants: it beats faster, and the time of day is shifted
+# by what a file tells.
+WORKER = """
+import os, sys, time
+from receiver.jobs import queue, worker
+from receiver.shell import main
+
+beat, lease, shift = os.environ["TEST_CLOCKS"].split(" ", 2)
+worker.BEAT, worker.LEASE = float(beat), float(lease)
+clock = queue.now
+queue.now = lambda connection: clock(connection) + float(open(shift).read() or 0)
+main(["worker", *sys.argv[1:]])
+"""
 
 
-class Redis:
-    """A Redis that has each command on disk before it answers."""
+class Log(list):
+    """A kind of work that takes note of what it was called with, and fails when it is told to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.client = redis.Redis(port=self.port)
-        self._databases = 0
-        self.start()
+    fails = False
 
-    def start(self) -> None:
-        options = {"port": self.port, "dir": self.folder, "bind": "127.0.0.1", "save": ""}
-        options |= {"appendonly": "yes", "appendfsync": "always"}
-        arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-        with (self.folder / "log").open("ab") as log:
-            command = [need("redis-server"), *arguments]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(self._is_up)
+    def __call__(self, event: Event) -> str:
+        self.append(event.path)
+        if self.fails:
+            raise ValueError("out of order")
+        return "noted"
 
-    def _is_up(self) -> bool:
-        try:
-            return self.client.ping()
-        except redis.ConnectionError:
-            return False
 
-    def new_url(self) -> str:
-        """The URL of an empty database."""
-        self._databases += 1
-        return f"redis://127.0.0.1:{self.port}/{self._databases % 16}"
+def open_jobs(url: str, storage: Storage, **kinds: Log) -> Jobs:
+    """The jobs of a receiver, with their queue at a URL."""
+    return Jobs(Queue(url, "KZR_QUEUE"), parts_of(storage), kinds)
 
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
 
-    def close(self) -> None:
-        self.stop()
-        self.client.close()
+def drain(jobs: Jobs, worker: str = "") -> int:
+    """Do all that is due now, as a worker does; return how much it was."""
+    worker, count = worker or jobs.queue.register(), 0
+    while taken := jobs.queue.take(worker, [*jobs.kinds], 4):
+        for job in taken:
+            count += 1
+            try:
+                jobs.kinds[job.kind](job.event)
+            except Exception as error:
+                jobs.queue.fail(job, worker, str(error))
+            else:
+                jobs.queue.finish(job, worker)
+    return count
 
 
 class Worker:
-    """`python -m receiver.jobs` with settings."""
+    """`kazoo-receiver worker` with settings; with a file of a `shift`, clocks are a test's own."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, shift: Path | None = None, **settings: object) -> None:
         self.folder = folder
         self.settings = settings
+        self.shift = shift
         self.log_path = folder / "worker-log"
         self.start()
 
     def start(self) -> None:
         environ = {name: value for name, value in os.environ.items() if name[:4] != "KZR_"}
         environ |= {f"KZR_{name.upper()}": str(value) for name, value in self.settings.items()}
+        environ |= {"TEST_CLOCKS": f"0.3 2 {self.shift}"} if self.shift else {}
+        program = ["-c", WORKER] if self.shift else ["-m", "receiver.jobs"]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "receiver.jobs"],
+                [sys.executable, *program],
                 cwd=self.folder,
                 env=environ | {"PYTHONPATH": str(PROJECT)},
                 stdout=log,

@@ -56,6 +56,19 @@ class Service:
                 (self.storage / path).chmod(0o640)
                 os.chown(self.storage / path, self.uid, pwd.getpwnam(USER).pw_gid)
 
+    def make_queue(self) -> None:
+        """Make the queue of jobs as the service does."""
+        url = f"sqlite:///{self.storage}/.queue.sqlite"
+        code = f"from receiver.jobs.queue import Queue; Queue({url!r}, 'KZR_QUEUE').prepare()"
+        subprocess.run(
+            [installed() / ".venv" / "bin" / "python", "-c", code],
+            cwd="/",
+            user=self.uid,
+            group=pwd.getpwnam(USER).pw_gid,
+            extra_groups=[],
+            check=True,
+        )
+
     def run(self, *arguments: object, **environ: object):
         return shell("--env", self.settings, *arguments, **environ)
 
