@@ -51,6 +51,7 @@ PARTS = (
     Part("jobs", ("--seconds=10", "--rounds=5")),
     Part("timing"),
     Part("doubling"),
+    Part("abuse", ("--seconds=15",)),
     Part("audit"),
 )
 
