@@ -116,8 +116,8 @@ MUTATIONS = [
     Mutation(
         "refusal of a body without a length",
         BODY,
-        "if self.length is None and not (chunked and",
-        "if False and not (chunked and",
+        "        if not self._has_end:\n            raise",
+        "        if False:\n            raise",
         IN_REFUSALS,
     ),
     Mutation(
@@ -580,6 +580,34 @@ MUTATIONS = [
         "if self._matches(expected, secret, is_read_back) and user in known:",
         "if self._matches(expected, secret, is_read_back):",
         ("test_access.py",),
+    ),
+    Mutation(
+        "what is known of wrong credentials",
+        "receiver/guesses.py",
+        "if digest in self._wrong:",
+        "if False:",
+        ("test_guesses.py",),
+    ),
+    Mutation(
+        "pause of who guesses",
+        "receiver/guesses.py",
+        "wait = max(pause - PAUSE * FREE, queue.rested - now - SLACK)",
+        "wait = queue.rested - now - SLACK",
+        ("test_guesses.py",),
+    ),
+    Mutation(
+        "part of the time that guesses take",
+        "receiver/guesses.py",
+        "wait = max(pause - PAUSE * FREE, queue.rested - now - SLACK)",
+        "wait = pause - PAUSE * FREE",
+        ("test_guesses.py",),
+    ),
+    Mutation(
+        "one check of a hash at a time",
+        "receiver/guesses.py",
+        "        with queue.turn:\n            began = self._clock()",
+        "        if True:\n            began = self._clock()",
+        ("test_guesses.py",),
     ),
     Mutation(
         "id of the recording that is asked for",
