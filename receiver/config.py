@@ -264,7 +264,7 @@ def installed(extra: str, *names: str) -> Iterator[None]:
         yield
     except ImportError as error:
         asked = " and ".join(f"{PREFIX}_{name}" for name in names)
-        raise SettingError(f"{asked}: {error}: pip install '.[{extra}]'") from error
+        raise SettingError(f"{asked}: {error}: .venv/bin/pip install '.[{extra}]'") from error
 
 
 def require_parts(package: str, needed: Mapping[type, Sequence[str]]) -> None:

@@ -9,6 +9,7 @@ import click
 
 from . import commands, create_app
 from .commands.common import one_line, threads_option
+from .commands.jobs import NOTHING_TO_DO
 from .commands.service import SETTINGS_FILE, Service
 from .config import load
 from .errors import SettingError
@@ -89,7 +90,7 @@ def init(service: Service) -> None:
         service.enter(may_create=True)
         settings = load()
         is_new = not os.path.exists(local_path(settings["STORAGE"]) or "/")
-        open_configured(settings)
+        open_configured(settings | {"STORAGE_NEW": True}).check()  # here it is asked for
     click.echo(f"ready: {without_password(settings['STORAGE'])}")
     if is_new and os.geteuid() == 0:
         path = local_path(settings["STORAGE"])
@@ -106,7 +107,7 @@ def worker(service: Service, threads: int) -> None:
     with one_line():
         jobs = cast("Jobs | None", running.jobs)
         if jobs is None or not (jobs.kinds or jobs.hourly):
-            raise SettingError("nothing is to be done after storing: see KZR_ON_STORED")
+            raise SettingError(f"{NOTHING_TO_DO}; or KZR_KEEP_DAYS")
         _ = running.storage
         keep_freed_blocks()
         from .jobs.worker import Worker

@@ -107,7 +107,9 @@ class Database:
                 **options,
             )
         except ImportError as error:
-            raise SettingError(f"{self.setting}: {error}: pip install '.[{self.kind}]'") from error
+            raise SettingError(
+                f"{self.setting}: {error}: .venv/bin/pip install '.[{self.kind}]'"
+            ) from error
         self._writer = self.engine.execution_options(writes=True)
         event.listen(self.engine, "connect", self._set_session)
         if self.kind == "postgresql":

@@ -122,3 +122,4 @@ def run(url: str) -> bool:
             folder = site.stored[0].rpartition("check-")[0]
             report("Its recordings stay in the storage; nothing can be deleted over HTTP.")
             report(f"In the storage's folder: rm -r {folder}check-{site.run}-*")
+            report("Then kazoo-receiver reindex, where KZR_CATALOG is set.")

@@ -12,13 +12,17 @@ from .common import local_time, one_line
 if TYPE_CHECKING:
     from ..jobs.work import Jobs
 
+NOTHING_TO_DO = (
+    "nothing is to be done after storing: set KZR_CHECKSUMS, KZR_ON_STORED, KZR_WEBHOOK_URL or "
+    "KZR_TRANSCRIBE_URL"
+)
 QUIET = 60  # seconds after its last word that a worker is missed
 
 
 def queued() -> "Jobs":
     """The receiver's jobs, or an error that says what to set."""
     if (jobs := parts().jobs) is None:
-        raise click.ClickException("nothing is to be done after storing: see KZR_ON_STORED")
+        raise click.ClickException(NOTHING_TO_DO)
     found = cast("Jobs", jobs)
     found.require()
     return found

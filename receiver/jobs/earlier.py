@@ -16,10 +16,25 @@ logger = logging.getLogger("receiver.jobs")
 
 def make_room(file: Path) -> None:
     """Remove an earlier release's queue where it is empty; raise `SettingError` where it is not."""
+    given_up = require_empty(file)
+    if given_up is None:
+        return
+    if given_up:
+        logger.warning("%s: %d jobs that were given up are forgotten", file, given_up)
+    for ending in ("", "-wal", "-shm", "-journal", "-worker"):
+        with suppress(FileNotFoundError):
+            Path(f"{file}{ending}").unlink()
+
+
+def require_empty(file: Path) -> int | None:
+    """The jobs that were given up in an earlier release's queue, None where there is none.
+
+    Raises `SettingError` where jobs wait in it.
+    """
     try:
         waiting, given_up = _count(file)
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return None
     except sqlite3.Error as error:
         raise SettingError(f"KZR_QUEUE: cannot read {file}: {error}") from error
     if waiting:
@@ -28,11 +43,7 @@ def make_room(file: Path) -> None:
             "(install commit d00f390 again, stop the receiver, and run python -m receiver.jobs "
             "until flask jobs tells 0 waiting), then start this one"
         )
-    if given_up:
-        logger.warning("%s: %d jobs that were given up are forgotten", file, given_up)
-    for ending in ("", "-wal", "-shm", "-journal", "-worker"):
-        with suppress(FileNotFoundError):
-            Path(f"{file}{ending}").unlink()
+    return given_up
 
 
 def _count(file: Path) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import SettingError, StorageUnavailable
 from ..parts import Backlog, Parts, Stored
 from ..sql import is_refused
-from .earlier import make_room
+from .earlier import make_room, require_empty
 from .event import Work
 from .files import sweep
 from .kinds import KINDS
@@ -100,6 +100,8 @@ class Jobs:
     def require(self) -> None:
         """Raise `SettingError` where there is no queue yet, as a receiver or a worker makes it."""
         if not self.queue.exists():
+            if self._earlier:
+                require_empty(self._earlier)
             raise SettingError(
                 f"there is no queue of jobs in {self.queue.file or self.queue.name}: has the "
                 "receiver been started with these settings?"

@@ -159,6 +159,6 @@ def _back_end(scheme: str) -> Callable[..., Storage]:
         back_end: Callable[..., Storage] = getattr(import_module(f".{module}", __name__), name)
     except ImportError as error:
         raise SettingError(
-            f"KZR_STORAGE={scheme}://...: {error}: pip install '.[{extra}]'"
+            f"KZR_STORAGE={scheme}://...: {error}: .venv/bin/pip install '.[{extra}]'"
         ) from error
     return back_end

@@ -37,10 +37,15 @@ def require_existing(url: str, *, may_be_empty: bool = False) -> None:
     if not path:
         return
     is_folder = "://" not in url and not may_be_empty
-    if not (is_storage(Path(path)) if is_folder else os.path.exists(path)):
+    try:
+        is_there = is_storage(Path(path)) if is_folder else os.path.exists(path)
+    except OSError as error:
+        hint = ": run this as root" if isinstance(error, PermissionError) else ""
+        raise SettingError(f"cannot look into {path}: {error.strerror}{hint}") from None
+    if not is_there:
         raise SettingError(
-            f"there is no storage {path}: is it the right one? "
-            f"KZR_STORAGE={shlex.quote(url)} kazoo-receiver init makes it"
+            f"there is no storage {path}: is it the right one, and is its disk mounted? "
+            f"KZR_STORAGE={shlex.quote(url)} kazoo-receiver init makes a new one"
         )
 
 

@@ -10,7 +10,10 @@ from ..core.publish import FILE_MODE, REFUSE_LINKS
 MARKER = ".kazoo-receiver"  # a file with a random id, by which a storage knows itself again
 FSTAB = Path("/etc/fstab")
 LOST_AND_FOUND = "lost+found"  # what a new file system has
-NONE_THERE = "there is no storage, and KZR_STORAGE_NEW=no"
+NONE_THERE = (
+    "there is no storage, and KZR_STORAGE_NEW=no: mount its disk; "
+    "kazoo-receiver init makes a new one"
+)
 
 
 def id_in(root: int) -> str | None:

@@ -47,7 +47,7 @@ def test_no_command_creates_a_storage(tmp_path, command):
     assert shown.returncode == 1
     first, line = shown.stderr.splitlines()
     assert first == f"storage: {storage}, as root"
-    assert line.startswith(f"Error: there is no storage {storage}: is it the right one?")
+    assert line.startswith(f"Error: there is no storage {storage}: is it the right one, ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -197,6 +197,23 @@ def test_service_user_needs_no_file_where_the_environment_says_all(service):
     assert (shown.returncode, shown.stderr) == (0, f"storage: {service.storage}, as {USER}\n")
 
 
+def test_another_user_is_told_to_be_root(service):
+    service.record(about=ABOUT)
+    service.storage.chmod(0o750)
+    command = ["setpriv", "--reuid=nobody", "--clear-groups", "--regid=nogroup"]
+    shown = subprocess.run(
+        [*command, installed() / ".venv/bin/kazoo-receiver", "verify"],
+        env={"PATH": os.environ["PATH"], "KZR_STORAGE": str(service.storage)},
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    assert shown.returncode == 1
+    assert shown.stderr.splitlines()[1:] == [
+        f"Error: cannot look into {service.storage}: Permission denied: run this as root"
+    ]
+
+
 def test_check_needs_neither_settings_nor_storage(service):
     service.write("KZR_STORAGE=/nowhere")
     shown = service.run("check", "http://127.0.0.1:1/kzr")
@@ -214,6 +231,18 @@ def test_init_makes_a_storage_and_says_to_whom_to_give_it(tmp_path):
     assert storage.stat().st_mode & 0o777 == 0o750
     again = shell("init", KZR_STORAGE=storage)
     assert (again.returncode, again.stdout) == (0, f"ready: {storage}\n")
+
+
+def test_init_makes_a_storage_also_where_a_start_may_not(tmp_path):
+    storage = tmp_path / "new"
+    shown = shell("init", KZR_STORAGE=storage, KZR_STORAGE_NEW="no")
+    assert (shown.returncode, (storage / MARKER).exists()) == (0, True)
+
+
+def test_init_is_not_ready_where_nothing_can_be_stored(tmp_path):
+    shown = shell("init", KZR_STORAGE=tmp_path / "new", KZR_MIN_FREE="900000G")
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert "the disk is full: free some space or lower KZR_MIN_FREE" in shown.stderr
 
 
 def test_serve_and_worker_by_root_are_the_storages_owners(service):

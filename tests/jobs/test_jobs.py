@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from receiver.commands.jobs import NOTHING_TO_DO
 from receiver.core.naming import RecordingName
 from receiver.errors import NotStored
 from receiver.jobs.event import Event, open_recording
@@ -362,7 +363,7 @@ class TestWorker:
         open_storage(str(tmp_path / "recordings"))
         worker = start_worker(storage=tmp_path / "recordings")
         assert worker.process.wait(20) == 1
-        assert worker.log.endswith("nothing is to be done after storing: see KZR_ON_STORED\n")
+        assert worker.log.endswith(f"{NOTHING_TO_DO}; or KZR_KEEP_DAYS\n")
 
     def test_queue_that_is_not_there_is_told_and_not_made(self, storage):
         result = flask({"storage": storage.root, "on_stored": "true"}, "jobs")
@@ -464,13 +465,17 @@ class TestEarlier:
             "insert into taken values (x'80', 'receiver')",
         ],
     )
-    @pytest.mark.parametrize("kind", ["receiver", "worker"])
+    @pytest.mark.parametrize("kind", ["receiver", "worker", "jobs"])
     def test_one_with_jobs_stops_the_start(self, storage, waits, kind, start_worker):
         path = storage.root / ".queue.sqlite"
         self.make(path, waits)
         settings = {"storage": storage.root, "on_stored": "true"}
         if kind == "receiver":
             result = start_alone(**settings)
+            line = result.stderr.splitlines()[-1]
+        elif kind == "jobs":
+            result = flask(settings, "jobs")
+            assert result.returncode == 1
             line = result.stderr.splitlines()[-1]
         else:
             worker = start_worker(**settings)

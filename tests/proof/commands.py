@@ -25,7 +25,6 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 # What commands import when they are called is imported once, before processes are forked.
-import huey  # noqa: F401
 import sqlalchemy.dialects.sqlite  # noqa: F401
 import tinytag  # noqa: F401
 

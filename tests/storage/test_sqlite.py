@@ -100,7 +100,7 @@ class TestSQLite(DatabaseContract):
         assert (result.returncode, result.stderr) == (0, "")
         missing = f"sqlite:///{self.path.parent}/a%20b.sqlite"
         why = run(missing, "verify").stderr
-        assert f"KZR_STORAGE={missing} kazoo-receiver init makes it" in why
+        assert f"KZR_STORAGE={missing} kazoo-receiver init makes a new one" in why
 
     def test_database_that_is_full_is_a_507(self, storage):
         event.listen(
