@@ -14,11 +14,9 @@ from ..errors import NotStored
 from ..parts import Name, Recording, Storage
 from ..storage.base import open_named
 from ..storage.paths import older
-from ..storage.sidecars import from_json
+from ..storage.sidecars import IN_CHANNEL, VARIABLES, from_json
 
-IN_CHANNEL = "Media-Recording-ID"
-_VARIABLES = "custom_channel_vars"
-_ASKED = ("id", f"{_VARIABLES}[{IN_CHANNEL}]", "recording_id")
+_ASKED = ("id", f"{VARIABLES}[{IN_CHANNEL}]", "recording_id")
 
 
 def asked_id(query: MultiDict[str, str]) -> str:
@@ -75,12 +73,12 @@ def _id_of(about: bytes) -> str:
     told: Mapping[str, Any] = {}
     with suppress(ValueError):
         told = from_json(about or b"{}")
-    variables = told.get(_VARIABLES)
+    variables = told.get(VARIABLES)
     in_channel = variables.get(IN_CHANNEL) if isinstance(variables, dict) else None
     found = (
         told.get("recording_id"),
         told.get("id"),
-        in_channel or told.get(f"{_VARIABLES}[{IN_CHANNEL}]"),
+        in_channel or told.get(f"{VARIABLES}[{IN_CHANNEL}]"),
     )
     return next((_plain(str(each)) for each in found if _is_id(each)), "")
 

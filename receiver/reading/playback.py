@@ -54,8 +54,10 @@ def _read(name: RecordingName | None) -> Response:
     parts().access.check_reader(request)
     asked = asked_id(request.args)
     # Who asks for one of several never gets another, which may take the name before a server
-    # opens the file.
-    path, response = _answer(partial(_open, name, asked), may_hand_over=not asked)
+    # opens the file, or a link is followed.
+    path, response = _answer(
+        partial(_open, name, asked), may_hand_over=not asked, may_redirect=not asked
+    )
     audit("read", path)
     return response
 

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..errors import IncompleteBody
+from ..storage.sidecars import IDS
 
 MOST_FIELDS = 64
 LONGEST_NAME = 64  # characters
@@ -45,11 +46,14 @@ def _decoded(text: str) -> str:
 
 
 def note(fields: dict[str, str], name: str, value: str) -> None:
-    """Add a field where there is room, unless it is the recording's name or a token."""
+    """Add a field where there is room, unless it is the recording's name or a token.
+
+    For an id there always is, and an empty one does not count: it tells recordings apart.
+    """
     name = name[:LONGEST_NAME]
     if name and name.lower() not in ("token", "recording"):
-        if not value.startswith("call_recording_"):
-            if name in fields or len(fields) < MOST_FIELDS:
+        if not value.startswith("call_recording_") and (value or name not in IDS):
+            if name in fields or name in IDS or len(fields) < MOST_FIELDS:
                 fields[name] = value[:LONGEST_VALUE]
 
 
@@ -69,7 +73,8 @@ def from_json(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         reason = error if isinstance(error, ValueError) else _TOO_DEEP
         raise IncompleteBody(f"the metadata is no JSON object: {reason}") from error
-    return dict(list(document.items())[:MOST_FIELDS])
+    ids = {name: document[name] for name in IDS if name in document}
+    return dict(list(document.items())[:MOST_FIELDS]) | ids
 
 
 _TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
