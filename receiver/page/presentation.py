@@ -7,9 +7,11 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date, datetime, timedelta, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from flask import Response, current_app, url_for
 
@@ -61,9 +63,12 @@ def zone_name() -> str:
         return str(configured)
     place = os.environ.get("TZ", "").lstrip(":") or os.path.realpath("/etc/localtime")
     place = (place.partition("zoneinfo/")[2] or place).removeprefix("Etc/")
-    if re.fullmatch("[A-Z][A-Za-z]+(/[A-Za-z0-9_+-]+)*", place):
-        return place
-    return datetime.now().astimezone().tzname() or "the server's"
+    now = datetime.now().astimezone()
+    with suppress(ValueError, OSError, LookupError):
+        if now.astimezone(ZoneInfo(place)).utcoffset() == now.utcoffset():
+            return place
+    # Where TZ is no zone that the system knows, its times are UTC, under a name made from that.
+    return (now.tzname() if now.utcoffset() else "") or "UTC"
 
 
 def today() -> date:
