@@ -18,7 +18,7 @@ from flask import Response, current_app, url_for
 from ..catalog.catalog import Catalog, Page
 from ..catalog.description import Description
 from ..catalog.search import Query
-from .query import link, url
+from .query import audio, link, url
 from .transcript import excerpt, pieces
 
 DAYS = 30  # in the chart
@@ -154,7 +154,7 @@ def short(account: str) -> str:
 
 
 # For templates.
-FILTERS = (moment, clock, position, caller, callee, parties, summary, title, short, pieces)
+FILTERS = (audio, moment, clock, position, caller, callee, parties, summary, title, short, pieces)
 
 
 def flat(told: dict[str, Any]) -> dict[str, str]:
@@ -191,8 +191,8 @@ def as_json(recording: Description, said: str = "") -> dict[str, Any]:
         "began": as_iso(recording.began),
         "duration": recording.duration or None,
         "excerpt": said or None,
-        "play": url(play=recording.path),
-        "download": url(download=recording.path),
+        "play": url(**audio(recording, "play")),
+        "download": url(**audio(recording, "download")),
         "details": url(details=recording.path),
     }
 

@@ -13,7 +13,7 @@ from werkzeug.datastructures import MultiDict
 from ..errors import NotStored
 from ..parts import Name, Recording, Storage
 from ..storage.base import open_named
-from ..storage.paths import older
+from ..storage.paths import older, original
 from ..storage.sidecars import IN_CHANNEL, VARIABLES, from_json
 
 _ASKED = ("id", f"{VARIABLES}[{IN_CHANNEL}]", "recording_id")
@@ -43,6 +43,25 @@ def open_asked(storage: Storage, name: Name, asked: str) -> tuple[str, Recording
         if found := _find(storage, path, asked):
             return found
     raise NotStored(f"no recording with this id is stored as {name}")
+
+
+def open_received(storage: Storage, path: str, received: int) -> tuple[str, Recording]:
+    """Open the recording of the name of `path` that was received at a time, in milliseconds.
+
+    It is the one at `path`, unless another has taken its name since the time was told; 0 is any.
+    Returns its stored path too; raises `NotStored` where none of the name was received then.
+    """
+    for each in dict.fromkeys([path, *(storage.versions(original(path)) if received else [])]):
+        with suppress(NotStored):
+            recording = storage.open(each)
+            if received in (0, milliseconds(recording.modified)):
+                return each, recording
+            recording.close()
+    raise NotStored("another recording has the name by now: load the page again")
+
+
+def milliseconds(modified: float) -> int:
+    return round(modified * 1000)
 
 
 def _find(storage: Storage, newest: str, asked: str) -> tuple[str, Recording] | None:
