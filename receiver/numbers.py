@@ -11,7 +11,7 @@ MOST_DIGITS = 18  # of E.164's 15, and a prefix; more are several numbers
 DECODED_MOST = 3  # times, where proxies have percent-encoded what was encoded
 
 _SCHEMES = ("sip:", "sips:", "tel:", "callto:", "h323:")
-_NUMBER = re.compile(r"[ (/]*\+*[0-9 ()./'_~-]*")
+_NUMBER = re.compile(r"[ (/]*+\+*+[0-9 ()./'_~-]*+")
 _EXTENSION = re.compile(
     r"(?:extension|extn|ext|durchwahl|poste|#+)[ .=-]*[0-9]{0,7}#?|(?:x|dw|nst|p|w) ?[0-9]{1,7}#?",
     re.IGNORECASE,

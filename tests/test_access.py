@@ -70,24 +70,6 @@ def test_secrets_are_not_logged(guarded: Receiver):
     assert "p%40ss" not in guarded.log and "kazoo:" not in guarded.log
 
 
-def test_password_hash_is_checked_once_for_each_right_secret(monkeypatch):
-    checks = []
-
-    def check(expected: str, secret: str) -> bool:
-        checks.append(secret)
-        return secret == "right"
-
-    monkeypatch.setattr("receiver.access.check_password_hash", check)
-    access = Access({}, ())
-    known = {"fs": "scrypt:32768:8:1$salt$hash"}
-    assert [access._is_known(known, "fs", secret) for secret in ("right", "wrong", "right")] == [
-        True,
-        False,
-        True,
-    ]
-    assert checks == ["right", "wrong"]
-
-
 READ_BACK = [
     ("01abc", ["01abc", "1abc"], ["abc", "001abc", "0abc", "11abc", "1abd", "1", ""]),
     ("0012", ["0012", "12"], ["012", "1", "2", "0"]),

@@ -73,8 +73,19 @@ def from_json(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         reason = error if isinstance(error, ValueError) else _TOO_DEEP
         raise IncompleteBody(f"the metadata is no JSON object: {reason}") from error
-    ids = {name: document[name] for name in IDS if name in document}
-    return dict(list(document.items())[:MOST_FIELDS]) | ids
+    kept = [*document][:MOST_FIELDS] + [name for name in IDS if name in document]
+    return {name[:LONGEST_NAME]: _bounded(document[name]) for name in kept}
+
+
+def _bounded(value: Any) -> Any:
+    """A value of JSON whose names and texts are as long as those of a query may be."""
+    if isinstance(value, str):
+        return value[:LONGEST_VALUE]
+    if isinstance(value, list):
+        return [_bounded(each) for each in value]
+    if isinstance(value, dict):
+        return {name[:LONGEST_NAME]: _bounded(each) for name, each in value.items()}
+    return value
 
 
 _TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
