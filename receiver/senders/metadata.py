@@ -16,8 +16,9 @@ LONGEST_JSON = 64 * 1024  # bytes
 DEEPEST = 64  # levels of a JSON document: some readers take no more
 LONGEST_NUMBER = 300  # digits; what is larger fits into no float, which most readers make of it
 
-# What a query has that is encoded as forms are: no space but as "+", and nothing else as it is.
-_AS_FORMS_ARE = re.compile(r"(?:[A-Za-z0-9*._~=&+-]|%(?!20)[0-9A-Fa-f]{2})*")
+# What a query has that is encoded as forms are: no space but as "+", and nothing else as it is, but
+# for the characters that some libraries leave (JavaScript's, .NET's).
+_AS_FORMS_ARE = re.compile(r"(?:[A-Za-z0-9*._~!'()=&+-]|%(?!20)[0-9A-Fa-f]{2})*")
 _INNER_PLUS = re.compile(r"(?<=[^+])\++(?=[^+])")
 
 
