@@ -8,7 +8,6 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TYPE_CHECKING
 
 from flask import Flask, Request
-from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.security import check_password_hash
 
 from .config import HASH_METHODS
@@ -140,26 +139,35 @@ class Access:
 
 def init_app(app: Flask) -> Access:
     """What the settings say of who may; a client's address is that which trusted proxies tell."""
-    config, proxies = app.config, app.config["TRUSTED_PROXIES"]
+    config = app.config
     # Flask's own way to add middleware, which mypy takes for a method that is replaced.
-    app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
-        PlainAddress(app.wsgi_app), x_for=proxies, x_proto=0
+    app.wsgi_app = ClientAddress(  # type: ignore[method-assign]
+        app.wsgi_app, config["TRUSTED_PROXIES"]
     )
     return Access(
         config["WRITERS"], config["ALLOW_FROM"], config["WRITE_TOKENS"], config["READERS"]
     )
 
 
-class PlainAddress:
-    """WSGI middleware: the client's address in one spelling, as rules and logs compare it."""
+class ClientAddress:
+    """WSGI middleware: the client's address in one spelling, as rules and logs compare it.
 
-    def __init__(self, app: "WSGIApplication") -> None:
+    It is that which the first of `proxies` trusted proxies tells, each of which adds one at the
+    end of X-Forwarded-For. What comes before is the client's, which may open quotes there: so only
+    commas count, and a whole header never becomes one address, or none.
+    """
+
+    def __init__(self, app: "WSGIApplication", proxies: int = 0) -> None:
         self.app = app
+        self._proxies = proxies
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> "Iterable[bytes]":
         given = environ.get("REMOTE_ADDR") or ""
+        if self._proxies and (forwarded := environ.get("HTTP_X_FORWARDED_FOR")):
+            told = forwarded.split(",")
+            given = told[-self._proxies] if len(told) >= self._proxies else given
         address = address_of(given)
         # What is none, such as a proxy's "unknown", is one word of a log and passes for no address.
         other = re.sub("[^A-Za-z0-9.:-]", "_", given.strip()[:LONGEST_ADDRESS])

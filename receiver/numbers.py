@@ -40,11 +40,11 @@ def digits_of(text: str) -> str:
     number = _user_of(_plain(text))
     if _is_address(number):
         return ""
-    if number.lstrip(" (/").startswith("+"):
+    if number.lstrip(" (/").startswith(("+", "00")):
         number = _TRUNK.sub("", number)
     begin = next((at for at, char in enumerate(number) if char.isalpha() or char == "#"), None)
     if begin is not None and _EXTENSION.fullmatch(number[begin:].rstrip()):
-        number = number[:begin]
+        number = number[:begin].rstrip(" ,;")
     digits = _only_digits(number)
     return digits if _NUMBER.fullmatch(number) and len(digits) <= MOST_DIGITS else ""
 

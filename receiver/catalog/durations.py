@@ -57,7 +57,7 @@ def _of_wave(file: BinaryIO, size: int) -> float:
             return held / per_second if per_second and rate >= LEAST_RATE else 0.0
         if name == b"fmt " and len(chunk) == 8 + 14:
             kind, _, rate, per_second, align = unpack("<HHIIH", chunk[8:])
-            per_second = rate * align if kind in _PLAIN else per_second
+            per_second = rate * align if kind in _PLAIN and align else per_second
         at += 8 + length + length % 2
     return 0.0
 

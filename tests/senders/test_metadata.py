@@ -33,6 +33,8 @@ def test_query_is_decoded_as_kazoo_encodes_it():
             "caller_id_name=Ann+%2B+Lee&callee_id_number=%2B1+555+0100",
             {"caller_id_name": "Ann + Lee", "callee_id_number": "+1 555 0100"},
         ),
+        ("caller_id_name=Ann+(O'Neill)!", {"caller_id_name": "Ann (O'Neill)!"}),
+        ("callee_id_number=+1+(555)+0100", {"callee_id_number": "+1 (555) 0100"}),
         ("callee_id_number=+1+555+0100", {"callee_id_number": "+1 555 0100"}),
         ("caller_id_name=J%C3%B6rg+Lee", {"caller_id_name": "Jörg Lee"}),
         ("caller_id_name=C%2B%2B", {"caller_id_name": "C++"}),
