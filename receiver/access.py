@@ -1,18 +1,18 @@
 """Who may write, who may read, and from where."""
 
 import hmac
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
 from flask import Flask, Request
-from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.security import check_password_hash
 
 from .config import HASH_METHODS
 from .errors import Forbidden, Unauthorized
+from .guesses import Guesses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 LONGEST_ADDRESS = 64  # characters that are told of what is no address
-_ZONE = re.compile(r"%[A-Za-z0-9._~%-]+\Z")  # of an IPv6 address: the client's own matter
+_WITH_ZONE = re.compile(r"([^%]*)%[A-Za-z0-9._~%-]+")  # an IPv6 address and the client's interface
 # An IPv4 address and a port, or an address in brackets, with or without a port.
 _WITH_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([^\]]+)\](?::[0-9]{1,5})?")
 
@@ -43,8 +43,7 @@ class Access:
         self._networks = networks
         self._tokens = tokens
         self._readers = readers or {}
-        self._key = os.urandom(32)
-        self._verified: set[bytes] = set()  # digests of credentials whose hash was checked
+        self._guesses = Guesses(lambda address: is_in(address, networks))
 
     @property
     def is_open(self) -> bool:
@@ -66,7 +65,8 @@ class Access:
         if not (self._writers or self._tokens) or self._has_token(request):
             return
         user, secret = _basic(request)
-        if not self._is_known(self._writers, user, secret):
+        check = partial(self._is_known, self._writers, user, secret)
+        if not self._is_right("write", request, (user, secret), self._writers, check):
             raise Unauthorized("the user or the secret is wrong: see KZR_WRITERS")
 
     def check_reader(self, request: Request) -> None:
@@ -74,8 +74,21 @@ class Access:
         if not self._readers:
             raise Forbidden("nothing is readable here: see KZR_READERS")
         user, secret = _basic(request)
-        if not self._is_known_reader(user, secret):
+        check = partial(self._is_known_reader, user, secret)
+        if not self._is_right("read", request, (user, secret), self._readers, check):
             raise Unauthorized("the user or the secret is wrong: see KZR_READERS")
+
+    def _is_right(
+        self,
+        what: str,
+        request: Request,
+        given: tuple[str, str],
+        known: Mapping[str, str],
+        check: Callable[[], bool],
+    ) -> bool:
+        if not any(secret.startswith(HASH_METHODS) for secret in known.values()):
+            return check()  # which costs next to nothing
+        return self._guesses.is_right((what, *given), request.remote_addr, check)
 
     def _is_known_reader(self, user: str, secret: str) -> bool:
         if secret:
@@ -114,45 +127,47 @@ class Access:
         before another digit. Of a hashed secret, one zero may be missing.
         """
         if expected.startswith(HASH_METHODS):
-            return self._is_hashed(expected, secret) or bool(
+            return check_password_hash(expected, secret) or bool(
                 is_read_back
                 and re.match("[0-9]", secret)
-                and self._is_hashed(expected, f"0{secret}")
+                and check_password_hash(expected, f"0{secret}")
             )
         given, read_back = secret.encode(), re.sub("^0+(?=[0-9])", "", expected)
         is_it = hmac.compare_digest(expected.encode(), given)
         return hmac.compare_digest(read_back.encode(), given) and is_read_back or is_it
 
-    def _is_hashed(self, expected: str, secret: str) -> bool:
-        # Checking a password hash is slow by design: remember a success, by a keyed digest.
-        digest = hmac.digest(self._key, f"{expected} {secret}".encode(), "sha256")
-        if digest not in self._verified and check_password_hash(expected, secret):
-            self._verified.add(digest)
-        return digest in self._verified
-
 
 def init_app(app: Flask) -> Access:
     """What the settings say of who may; a client's address is that which trusted proxies tell."""
-    config, proxies = app.config, app.config["TRUSTED_PROXIES"]
+    config = app.config
     # Flask's own way to add middleware, which mypy takes for a method that is replaced.
-    app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
-        PlainAddress(app.wsgi_app), x_for=proxies, x_proto=0
+    app.wsgi_app = ClientAddress(  # type: ignore[method-assign]
+        app.wsgi_app, config["TRUSTED_PROXIES"]
     )
     return Access(
         config["WRITERS"], config["ALLOW_FROM"], config["WRITE_TOKENS"], config["READERS"]
     )
 
 
-class PlainAddress:
-    """WSGI middleware: the client's address in one spelling, as rules and logs compare it."""
+class ClientAddress:
+    """WSGI middleware: the client's address in one spelling, as rules and logs compare it.
 
-    def __init__(self, app: "WSGIApplication") -> None:
+    It is that which the first of `proxies` trusted proxies tells, each of which adds one at the
+    end of X-Forwarded-For. What comes before is the client's, which may open quotes there: so only
+    commas count, and a whole header never becomes one address, or none.
+    """
+
+    def __init__(self, app: "WSGIApplication", proxies: int = 0) -> None:
         self.app = app
+        self._proxies = proxies
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> "Iterable[bytes]":
         given = environ.get("REMOTE_ADDR") or ""
+        if self._proxies and (forwarded := environ.get("HTTP_X_FORWARDED_FOR")):
+            told = forwarded.split(",")
+            given = told[-self._proxies] if len(told) >= self._proxies else given
         address = address_of(given)
         # What is none, such as a proxy's "unknown", is one word of a log and passes for no address.
         other = re.sub("[^A-Za-z0-9.:-]", "_", given.strip()[:LONGEST_ADDRESS])
@@ -160,12 +175,14 @@ class PlainAddress:
         return self.app(environ, start_response)
 
 
+@lru_cache(1024)
 def address_of(text: str) -> IPv4Address | IPv6Address | None:
     """The address that servers and proxies tell, some with a port, in brackets or with a zone."""
     text = text.strip().strip('"').strip()
     if match := _WITH_PORT.fullmatch(text):
         text = match[1] or match[2]
-    text = _ZONE.sub("", text) if ":" in text else text
+    if ":" in text and (match := _WITH_ZONE.fullmatch(text)):
+        text = match[1]
     try:
         address = ip_address("" if "%" in text else text)
     except ValueError:  # a Unix socket has none: its proxy tells, if it is trusted

@@ -4,6 +4,8 @@ Kazoo logs the first line of an error's body, so that line has to tell an admini
 wrong and what to do about it.
 """
 
+import math
+
 from werkzeug.exceptions import HTTPException
 
 
@@ -114,6 +116,17 @@ class UnsupportedBody(ReceiverError):
     """The body comes in a form that is not the recording itself."""
 
     code = 415
+
+
+class TooManyGuesses(ReceiverError):
+    """Credentials that nobody has checked yet, where too many others were wrong (RFC 6585)."""
+
+    code = 429
+
+    def __init__(self, seconds: float) -> None:
+        wait = max(1, math.ceil(seconds))
+        super().__init__(f"too many wrong credentials came: try again in {wait} s")
+        self.more_headers = (("Retry-After", str(wait)),)
 
 
 class StorageFailed(ReceiverError):

@@ -11,7 +11,7 @@ MOST_DIGITS = 18  # of E.164's 15, and a prefix; more are several numbers
 DECODED_MOST = 3  # times, where proxies have percent-encoded what was encoded
 
 _SCHEMES = ("sip:", "sips:", "tel:", "callto:", "h323:")
-_NUMBER = re.compile(r"[ (/]*\+*[0-9 ()./'_~-]*")
+_NUMBER = re.compile(r"[ (/]*+\+*+[0-9 ()./'_~-]*+")
 _EXTENSION = re.compile(
     r"(?:extension|extn|ext|durchwahl|poste|#+)[ .=-]*[0-9]{0,7}#?|(?:x|dw|nst|p|w) ?[0-9]{1,7}#?",
     re.IGNORECASE,
@@ -40,11 +40,11 @@ def digits_of(text: str) -> str:
     number = _user_of(_plain(text))
     if _is_address(number):
         return ""
-    if number.lstrip(" (/").startswith("+"):
+    if number.lstrip(" (/").startswith(("+", "00")):
         number = _TRUNK.sub("", number)
     begin = next((at for at, char in enumerate(number) if char.isalpha() or char == "#"), None)
     if begin is not None and _EXTENSION.fullmatch(number[begin:].rstrip()):
-        number = number[:begin]
+        number = number[:begin].rstrip(" ,;")
     digits = _only_digits(number)
     return digits if _NUMBER.fullmatch(number) and len(digits) <= MOST_DIGITS else ""
 

@@ -15,6 +15,7 @@ threads = 16  # uploads at a time, in each worker
 preload_app = True  # a bad setting stops the start, with one message
 graceful_timeout = 120  # seconds for running uploads to finish when the server is stopped
 keepalive = 65  # seconds
+worker_connections = 800  # of each worker; systems allow 1024 open files, and uploads need some
 limit_request_line = 16380  # bytes; Kazoo tells all about a call in its query string
 # Queries hold numbers, names and tokens, so that --access-logfile leaves them and the user out.
 access_log_format = '%(h)s %(t)s "%(m)s %(U)s %(H)s" %(s)s %(b)s "%(a)s"'

@@ -58,6 +58,13 @@ def test_flask_run_takes_what_nginx_hands_over(tmp_path):
     assert (tmp_path / "recordings" / "x.mp3").read_bytes() == b"audio"
 
 
+def test_flask_run_refuses_at_once_what_has_no_length(tmp_path):
+    """A client that sends no body waits for the answer, and so must not be waited for."""
+    with FlaskRun(tmp_path) as server:
+        answer = server.raw(b"PUT /kzr/call_recording_X.mp3 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.status == 411
+
+
 def test_flask_run_warns_of_an_open_door(tmp_path):
     with FlaskRun(tmp_path) as server:
         assert "anybody who reaches this server may write" in server.log.read_text()

@@ -15,7 +15,7 @@ RECEIVER = PROJECT / "receiver"
 # folder, its modules' order is their own, but there are no circles.
 LEVELS = (
     ("errors", "formats", "memory", "numbers", "shown"),
-    ("config",),
+    ("config", "guesses"),
     ("access", "parts"),
     ("answers", "core"),
     ("sql",),

@@ -311,8 +311,11 @@ def _seen(storage: Storage, path: str) -> tuple[tuple[str, Description] | None, 
 
 
 def _is_text(path: str) -> bool:
-    """Whether a database takes a path: one that is not UTF-8 has surrogate escapes."""
-    return path.encode("utf-8", "replace").decode() == path
+    """Whether a database takes a path: one that is not UTF-8 has surrogate escapes.
+
+    PostgreSQL takes no NUL, either, which no stored path has.
+    """
+    return "\0" not in path and path.encode("utf-8", "replace").decode() == path
 
 
 def _unavailable(reason: str) -> CatalogUnavailable:

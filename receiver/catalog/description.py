@@ -10,7 +10,8 @@ from ..parts import Listed, Recording, Storage
 from ..storage import sidecars
 from ..storage.paths import call_id_of, extension_of, folder_of, original
 from ..storage.sidecars import account_of, as_line
-from .durations import can_hold, measured_duration
+from .durations import can_hold
+from .media import looker
 
 # Seconds from the year 0, in which Kazoo counts, to 1970 (calendar:datetime_to_gregorian_seconds).
 GREGORIAN = 62_167_219_200
@@ -136,6 +137,6 @@ def _duration(
     if seconds and can_hold(listed.size, seconds):
         return seconds
     if opened:
-        return measured_duration(opened.file, listed.size)
+        return looker.duration(opened.file, listed.size)
     with closing(storage.open(listed.path)) as recording:
-        return measured_duration(recording.file, recording.size)
+        return looker.duration(recording.file, recording.size)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 READ_AHEAD = 256 * 1024  # bytes; small reads straight from a WSGI server's input are slow
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 15.0
+# In a WSGI environment: the server takes in what comes after an answer.
+LINGERS = "receiver.lingers"
 
 
 class Body(io.RawIOBase):
@@ -63,12 +65,18 @@ class Body(io.RawIOBase):
 
     def require_length(self) -> None:
         """Raise unless the server can tell where the body ends."""
-        # Only a server that ends the stream itself can hand over a body of unknown length.
-        chunked = self._environ.get("HTTP_TRANSFER_ENCODING")
-        if self.length is None and not (chunked and self._environ.get("wsgi.input_terminated")):
+        if not self._has_end:
             raise LengthRequired(
                 "no length: send a Content-Length (handed over by nginx? set KZR_HANDOVER_DIR)"
             )
+
+    @property
+    def _has_end(self) -> bool:
+        # Only a server that ends the stream itself can hand over a body of unknown length.
+        chunked = self._environ.get("HTTP_TRANSFER_ENCODING")
+        return self.length is not None or bool(
+            chunked and self._environ.get("wsgi.input_terminated")
+        )
 
     def check_size(self, size: int) -> None:
         if self._max_bytes is not None and size > self._max_bytes:
@@ -99,8 +107,11 @@ class Body(io.RawIOBase):
         """Read and discard a bounded rest of the body, before an error is answered.
 
         Erlang's httpc sends a body to its end before it reads, and sees a closed connection
-        in place of the answer if the server closes first.
+        in place of the answer if the server closes first. Of a body without an end, nobody knows
+        whether anything will come.
         """
+        if not self._has_end or self._environ.get(LINGERS):
+            return
         deadline = time.monotonic() + DRAIN_SECONDS
         self._max_bytes = self.received + DRAIN_BYTES
         scratch = bytearray(64 * 1024)

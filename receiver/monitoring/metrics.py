@@ -7,6 +7,7 @@ Where several processes serve (gunicorn), they share their figures through the f
 import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from flask import Blueprint, Response, current_app, request
 from prometheus_client import (
@@ -25,6 +26,7 @@ from ..access import is_in
 from ..errors import Forbidden, ReceiverError
 from ..parts import Jobs, Storage, exchange, parts
 from ..storage.purges import noted
+from .ended import locked, put_together
 
 metrics = Blueprint("metrics", __name__)
 
@@ -132,7 +134,11 @@ def show() -> Response:
         registry.register(Purged(parts().storage))
     if jobs := parts().jobs:
         registry.register(Waiting(jobs))
-    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    with locked(folder):
+        put_together(folder)
+        figures = generate_latest(registry)
+    return Response(figures, content_type=CONTENT_TYPE_LATEST)
 
 
 def count_upload(response: Response) -> Response:

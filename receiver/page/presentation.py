@@ -7,16 +7,18 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date, datetime, timedelta, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from flask import Response, current_app, url_for
 
 from ..catalog.catalog import Catalog, Page
 from ..catalog.description import Description
 from ..catalog.search import Query
-from .query import link, url
+from .query import audio, link, url
 from .transcript import excerpt, pieces
 
 DAYS = 30  # in the chart
@@ -61,9 +63,12 @@ def zone_name() -> str:
         return str(configured)
     place = os.environ.get("TZ", "").lstrip(":") or os.path.realpath("/etc/localtime")
     place = (place.partition("zoneinfo/")[2] or place).removeprefix("Etc/")
-    if re.fullmatch("[A-Z][A-Za-z]+(/[A-Za-z0-9_+-]+)*", place):
-        return place
-    return datetime.now().astimezone().tzname() or "the server's"
+    now = datetime.now().astimezone()
+    with suppress(ValueError, OSError, LookupError):
+        if now.astimezone(ZoneInfo(place)).utcoffset() == now.utcoffset():
+            return place
+    # Where TZ is no zone that the system knows, its times are UTC, under a name made from that.
+    return (now.tzname() if now.utcoffset() else "") or "UTC"
 
 
 def today() -> date:
@@ -149,7 +154,7 @@ def short(account: str) -> str:
 
 
 # For templates.
-FILTERS = (moment, clock, position, caller, callee, parties, summary, title, short, pieces)
+FILTERS = (audio, moment, clock, position, caller, callee, parties, summary, title, short, pieces)
 
 
 def flat(told: dict[str, Any]) -> dict[str, str]:
@@ -186,8 +191,8 @@ def as_json(recording: Description, said: str = "") -> dict[str, Any]:
         "began": as_iso(recording.began),
         "duration": recording.duration or None,
         "excerpt": said or None,
-        "play": url(play=recording.path),
-        "download": url(download=recording.path),
+        "play": url(**audio(recording, "play")),
+        "download": url(**audio(recording, "download")),
         "details": url(details=recording.path),
     }
 

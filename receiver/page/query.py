@@ -7,11 +7,12 @@ from urllib.parse import quote, urlencode
 
 from flask import current_app, request, url_for
 
-from ..catalog.description import DIRECTIONS, Description
+from ..catalog.description import DIRECTIONS, EARLIEST, LATEST, Description
 from ..catalog.search import Query
 from ..catalog.tables import SORTS, TIMES
 from ..core.naming import RecordingName
 from ..errors import InvalidName, ReceiverError
+from ..reading.choice import milliseconds
 from ..storage.paths import url_of
 
 LONGEST_SEARCH = 200  # characters
@@ -102,6 +103,21 @@ def parse_at() -> float | None:
     if text and not re.fullmatch(r"[0-9]{1,8}(\.[0-9]{1,6})?", text):
         raise BadQuery("at is a number of seconds such as 61.5")
     return float(text) if text else None
+
+
+def parse_received() -> int:
+    """When the recording of a link was received, in milliseconds; 0 if the request tells none."""
+    text = request.args.get("received", "")
+    if text and not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise BadQuery("received is a number of milliseconds")
+    return int(text or 0)
+
+
+def audio(recording: Description, action: str) -> dict[str, str]:
+    """What a link has in its query that plays or downloads this very recording."""
+    is_told = EARLIEST < recording.received < LATEST  # otherwise it is not when it was received
+    received = milliseconds(recording.received) if is_told else 0
+    return {action: recording.path, "received": str(received)}
 
 
 def link(query: Query, **more: str) -> str:

@@ -5,6 +5,7 @@ All of it is at one URL, told apart by its query, because every URL below belong
 
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from ..errors import CatalogUnavailable, NotStored, ReceiverError
 from ..formats import format_of
 from ..parts import exchange, parts
 from ..reading.audit import audit, audit_search
+from ..reading.choice import open_received
 from ..reading.playback import answer
 from ..storage import sidecars
 from .presentation import (
@@ -44,6 +46,7 @@ from .query import (
     own_url,
     parse_at,
     parse_query,
+    parse_received,
     receiver_url,
     url,
 )
@@ -166,19 +169,24 @@ def details(path: str) -> Response:
 
 def play(path: str) -> Response:
     """The recording itself, also by ranges."""
-    recording = known(path)
-    # Not from another server: the page's policy only lets it play what comes from here.
-    response = answer(recording.path, replace(parts().storage.open(recording.path), link=None))
-    audit("play", recording.path)
-    return response
+    return answer_recording("play", known(path))
 
 
 def download(path: str) -> Response:
     """The recording as a file whose name tells what it is."""
     recording = known(path)
-    response = answer(recording.path, replace(parts().storage.open(recording.path), link=None))
-    audit("download", recording.path)
+    response = answer_recording("download", recording)
     return as_file(response, filename(recording, recording.extension))
+
+
+def answer_recording(action: str, recording: Description) -> Response:
+    """The audio of the recording that a link of the page is to, though its name was taken since."""
+    # Not from another server: the page's policy only lets it play what comes from here.
+    path, response = answer(
+        partial(open_received, parts().storage, recording.path, parse_received())
+    )
+    audit(action, path)
+    return response
 
 
 def captions(path: str) -> Response:

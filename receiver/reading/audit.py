@@ -25,7 +25,9 @@ def audit(action: str, path: str) -> None:
     """
     if request.method == "HEAD":
         return
-    who = (_user(), action, path, request.remote_addr or "-")
+    # One word: a file that somebody put there may be called anything.
+    word = quote(path, safe="/@+~%", errors="surrogateescape")
+    who = (_user(), action, word, request.remote_addr or "-")
     if _is_first(who):
         logger.info("audit user=%s action=%s recording=%s client=%s", *who)
 

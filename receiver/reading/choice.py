@@ -13,12 +13,10 @@ from werkzeug.datastructures import MultiDict
 from ..errors import NotStored
 from ..parts import Name, Recording, Storage
 from ..storage.base import open_named
-from ..storage.paths import older
-from ..storage.sidecars import from_json
+from ..storage.paths import older, original
+from ..storage.sidecars import IN_CHANNEL, VARIABLES, from_json
 
-IN_CHANNEL = "Media-Recording-ID"
-_VARIABLES = "custom_channel_vars"
-_ASKED = ("id", f"{_VARIABLES}[{IN_CHANNEL}]", "recording_id")
+_ASKED = ("id", f"{VARIABLES}[{IN_CHANNEL}]", "recording_id")
 
 
 def asked_id(query: MultiDict[str, str]) -> str:
@@ -45,6 +43,25 @@ def open_asked(storage: Storage, name: Name, asked: str) -> tuple[str, Recording
         if found := _find(storage, path, asked):
             return found
     raise NotStored(f"no recording with this id is stored as {name}")
+
+
+def open_received(storage: Storage, path: str, received: int) -> tuple[str, Recording]:
+    """Open the recording of the name of `path` that was received at a time, in milliseconds.
+
+    It is the one at `path`, unless another has taken its name since the time was told; 0 is any.
+    Returns its stored path too; raises `NotStored` where none of the name was received then.
+    """
+    for each in dict.fromkeys([path, *(storage.versions(original(path)) if received else [])]):
+        with suppress(NotStored):
+            recording = storage.open(each)
+            if received in (0, milliseconds(recording.modified)):
+                return each, recording
+            recording.close()
+    raise NotStored("another recording has the name by now: load the page again")
+
+
+def milliseconds(modified: float) -> int:
+    return round(modified * 1000)
 
 
 def _find(storage: Storage, newest: str, asked: str) -> tuple[str, Recording] | None:
@@ -75,12 +92,12 @@ def _id_of(about: bytes) -> str:
     told: Mapping[str, Any] = {}
     with suppress(ValueError):
         told = from_json(about or b"{}")
-    variables = told.get(_VARIABLES)
+    variables = told.get(VARIABLES)
     in_channel = variables.get(IN_CHANNEL) if isinstance(variables, dict) else None
     found = (
         told.get("recording_id"),
         told.get("id"),
-        in_channel or told.get(f"{_VARIABLES}[{IN_CHANNEL}]"),
+        in_channel or told.get(f"{VARIABLES}[{IN_CHANNEL}]"),
     )
     return next((_plain(str(each)) for each in found if _is_id(each)), "")
 

@@ -54,8 +54,10 @@ def _read(name: RecordingName | None) -> Response:
     parts().access.check_reader(request)
     asked = asked_id(request.args)
     # Who asks for one of several never gets another, which may take the name before a server
-    # opens the file.
-    path, response = _answer(partial(_open, name, asked), may_hand_over=not asked)
+    # opens the file, or a link is followed.
+    path, response = _answer(
+        partial(_open, name, asked), may_hand_over=not asked, may_redirect=not asked
+    )
     audit("read", path)
     return response
 
@@ -103,17 +105,12 @@ def _ends(sent: list[str]) -> Iterator[int]:
         yield len(sent) - 4
 
 
-def answer(path: str, recording: Recording) -> Response:
-    """Answer with the recording stored at `path`, whole unless the client asks for a range of it.
+def answer(open_: Opening) -> tuple[str, Response]:
+    """Answer with what `open_` opens, whole unless the client asks for a range; its path, too.
 
     It is opened again where another takes its name before a byte of it was read.
     """
-    first = [recording]
-
-    def open_() -> tuple[str, Recording]:
-        return path, first.pop() if first else parts().storage.open(path)
-
-    return _answer(open_, may_redirect=False)[1]
+    return _answer(open_, may_redirect=False)
 
 
 def _answer(

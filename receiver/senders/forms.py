@@ -11,8 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, BinaryIO
 
-from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData, State
+from werkzeug.datastructures import Headers
+from werkzeug.sansio.multipart import (
+    Data,
+    Epilogue,
+    Event,
+    Field,
+    File,
+    MultipartDecoder,
+    NeedData,
+    Preamble,
+    State,
+)
 
 from ..config import require_parts
 from ..core.body import check_written
@@ -22,6 +32,9 @@ from .sent import SentBody
 
 READ_SIZE = 64 * 1024  # bytes; a multiple of four, as base64 comes in fours
 LONGEST_TEXT = 4 * LONGEST_VALUE  # bytes, in UTF-8
+MOST_TEXT = 1024 * 1024  # bytes of all text fields
+MOST_PARTS = 256
+LONGEST_HEAD = 8 * 1024  # bytes of a part's; and of what is around all parts, which nobody reads
 # RFC 2046 section 5.1.1 has more characters for a boundary than a token may hold, and Kazoo uses
 # them without quotes.
 _BOUNDARY = re.compile(r"""multipart/form-data\b.*?;\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.I)
@@ -31,7 +44,9 @@ _KNOWN_STARTS = re.compile(rb"ID3|RIFF|OggS|fLaC|\xff[\xe0-\xff]|some random con
 
 def require_decoder() -> None:
     """Raise `SettingError` where Werkzeug's decoder has not what is overridden below."""
-    require_parts("werkzeug", {MultipartDecoder: ("_last_partial_boundary_index",)})
+    require_parts(
+        "werkzeug", {MultipartDecoder: ("_last_partial_boundary_index", "_parse_headers")}
+    )
 
 
 def boundary(content_type: str) -> bytes | None:
@@ -64,7 +79,7 @@ class FormBody:
             try:
                 with self._body.stream() as source:
                     _decode(source, self._boundary, form)
-            except (ValueError, RequestEntityTooLarge) as error:
+            except ValueError as error:
                 raise IncompleteBody(f"the multipart body is broken: {error}") from error
             if not form.has_content:
                 raise IncompleteBody(
@@ -93,6 +108,7 @@ class _Form:
         self.in_field = False
         self.field = ""  # the name of the text field that is being read
         self.text = b""
+        self.text_size = 0  # of all text fields
         self.has_content = False
         self.may_be_base64 = True
         self.padded = False  # base64 ends with its padding
@@ -111,6 +127,9 @@ class _Form:
 
     def add(self, data: bytes | bytearray, is_end: bool) -> None:
         if self.in_field:
+            self.text_size += len(data)
+            if self.text_size > MOST_TEXT:
+                raise ValueError(f"its text fields are longer than {MOST_TEXT} bytes")
             self.text = (self.text + data)[:LONGEST_TEXT]
             if is_end:
                 note(self.told, self.field, as_text(self.text))
@@ -132,8 +151,10 @@ class _Form:
 
 
 class _Decoder(MultipartDecoder):
-    """Werkzeug's decoder, which takes the CR before a boundary for data where what was read so far
-    ends between the boundary and the end of its line: https://github.com/pallets/werkzeug/issues/3285
+    """Werkzeug's decoder, with bounds on all that it collects.
+
+    It takes the CR before a boundary for data where what was read so far ends between the boundary
+    and the end of its line: https://github.com/pallets/werkzeug/issues/3285
     """
 
     def __init__(self, boundary: bytes) -> None:
@@ -142,6 +163,27 @@ class _Decoder(MultipartDecoder):
         self._undecided = re.compile(
             rb"(?:\r\n|\n|\r)--%s-{0,2}[ \t]{0,200}\Z" % re.escape(boundary)
         )
+        self._parts = 0
+
+    def next_event(self) -> Event:
+        """The next event; raises `ValueError` where something other than a part's data is long."""
+        is_before, is_head = self.state == State.PREAMBLE, self.state == State.PART
+        event = super().next_event()
+        collected = len(self.buffer) if isinstance(event, NeedData) else 0
+        if isinstance(event, Preamble):
+            collected = len(event.data)
+        if (is_before or is_head) and collected > LONGEST_HEAD:
+            what = "a part's head" if is_head else "what is before its first part"
+            raise ValueError(f"{what} is longer than {LONGEST_HEAD} bytes")
+        return event
+
+    def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        self._parts += 1
+        if self._parts > MOST_PARTS:
+            raise ValueError(f"it has more than {MOST_PARTS} parts")
+        if len(data) > LONGEST_HEAD:
+            raise ValueError(f"a part's head is longer than {LONGEST_HEAD} bytes")
+        return super()._parse_headers(data)
 
     def _last_partial_boundary_index(self, data: bytes | bytearray) -> int:
         end = data[-len(self.boundary) - 210 :]
@@ -159,8 +201,11 @@ def _decode(source: BinaryIO, boundary: bytes, form: _Form) -> None:
                 form.start(event)
             elif isinstance(event, Data):
                 form.add(event.data, not event.more_data)
-    while source.read(READ_SIZE):  # what follows the last boundary has to be complete too
-        pass
+    after = len(decoder.buffer)
+    while after <= LONGEST_HEAD and (data := source.read(READ_SIZE)):  # it has to be complete too
+        after += len(data)
+    if after > LONGEST_HEAD:
+        raise ValueError(f"what follows its last part is longer than {LONGEST_HEAD} bytes")
 
 
 def _is_base64(file: BinaryIO) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..errors import IncompleteBody
+from ..storage.sidecars import IDS
 
 MOST_FIELDS = 64
 LONGEST_NAME = 64  # characters
@@ -15,8 +16,9 @@ LONGEST_JSON = 64 * 1024  # bytes
 DEEPEST = 64  # levels of a JSON document: some readers take no more
 LONGEST_NUMBER = 300  # digits; what is larger fits into no float, which most readers make of it
 
-# What a query has that is encoded as forms are: no space but as "+", and nothing else as it is.
-_AS_FORMS_ARE = re.compile(r"(?:[A-Za-z0-9*._~=&+-]|%(?!20)[0-9A-Fa-f]{2})*")
+# What a query has that is encoded as forms are: no space but as "+", and nothing else as it is, but
+# for the characters that some libraries leave (JavaScript's, .NET's).
+_AS_FORMS_ARE = re.compile(r"(?:[A-Za-z0-9*._~!'()=&+-]|%(?!20)[0-9A-Fa-f]{2})*")
 _INNER_PLUS = re.compile(r"(?<=[^+])\++(?=[^+])")
 
 
@@ -45,11 +47,14 @@ def _decoded(text: str) -> str:
 
 
 def note(fields: dict[str, str], name: str, value: str) -> None:
-    """Add a field where there is room, unless it is the recording's name or a token."""
+    """Add a field where there is room, unless it is the recording's name or a token.
+
+    For an id there always is, and an empty one does not count: it tells recordings apart.
+    """
     name = name[:LONGEST_NAME]
     if name and name.lower() not in ("token", "recording"):
-        if not value.startswith("call_recording_"):
-            if name in fields or len(fields) < MOST_FIELDS:
+        if not value.startswith("call_recording_") and (value or name not in IDS):
+            if name in fields or name in IDS or len(fields) < MOST_FIELDS:
                 fields[name] = value[:LONGEST_VALUE]
 
 
@@ -69,7 +74,19 @@ def from_json(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         reason = error if isinstance(error, ValueError) else _TOO_DEEP
         raise IncompleteBody(f"the metadata is no JSON object: {reason}") from error
-    return dict(list(document.items())[:MOST_FIELDS])
+    kept = [*document][:MOST_FIELDS] + [name for name in IDS if name in document]
+    return {name[:LONGEST_NAME]: _bounded(document[name]) for name in kept}
+
+
+def _bounded(value: Any) -> Any:
+    """A value of JSON whose names and texts are as long as those of a query may be."""
+    if isinstance(value, str):
+        return value[:LONGEST_VALUE]
+    if isinstance(value, list):
+        return [_bounded(each) for each in value]
+    if isinstance(value, dict):
+        return {name[:LONGEST_NAME]: _bounded(each) for name, each in value.items()}
+    return value
 
 
 _TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"

@@ -15,6 +15,9 @@ from .paths import older_beside
 HOLD = "hold"  # the kind that keeps a recording from being deleted
 LONGEST = 4 * 1024 * 1024  # bytes that are read of one
 LONGEST_LINE = 255  # characters
+VARIABLES, IN_CHANNEL = "custom_channel_vars", "Media-Recording-ID"
+# What may tell the id of a recording, by which those of one call are told apart.
+IDS = ("recording_id", "id", VARIABLES, f"{VARIABLES}[{IN_CHANNEL}]")
 _dumps = json.JSONEncoder(ensure_ascii=False).encode
 _ACCOUNT = re.compile(r"[0-9a-f]{32}")
 

@@ -159,6 +159,10 @@ class TestRows:
         assert catalog.get("A/x.mp3") == one
         assert catalog.get("A/y.mp3") is None
 
+    @pytest.mark.parametrize("path", ["", "a\0b", "\0", "\udcff", "x" * 10_000])
+    def test_what_nobody_stores_is_not_there(self, catalog, path):
+        assert catalog.get(path) is None
+
     def test_what_is_added_again_is_replaced(self, catalog):
         catalog.add([recording(1, caller_name="Ann")])
         catalog.add([recording(1, caller_name="Bob")])

@@ -77,6 +77,7 @@ class TestWave:
         [
             (1, 8000, 8000, 1, 10),
             (1, 8000, 1, 1, 10),  # a rate of bytes that is wrong
+            (1, 8000, 8000, 0, 10),  # no size of a sample
             (6, 8000, 8000, 1, 10),  # A-law
             (7, 8000, 8000, 1, 10),  # μ-law
             (0xFFFE, 8000, 8000, 1, 10),

@@ -210,6 +210,27 @@ class TestOtherServers:
         with pytest.raises(LengthRequired):
             self.body(b"audio", HTTP_TRANSFER_ENCODING="chunked")
 
+    @pytest.mark.parametrize(
+        "environ",
+        [
+            {},
+            {"CONTENT_LENGTH": "x"},
+            {"HTTP_TRANSFER_ENCODING": "chunked"},
+            {"wsgi.input_terminated": True},
+        ],
+    )
+    def test_nothing_is_awaited_of_a_body_without_an_end(self, environ):
+        """Werkzeug's own server, for one, would wait for it as long as the client stays."""
+        reads = []
+
+        class Silent(io.RawIOBase):
+            def read(self, size: int = -1) -> bytes:
+                reads.append(size)
+                return b""
+
+        Body({"wsgi.input": Silent(), **environ}).drain()
+        assert not reads
+
     def test_nothing_is_read_after_a_failed_read(self):
         class Broken(io.RawIOBase):
             reads = 0

@@ -91,11 +91,12 @@ class TestDetails:
         for part in ("Play from 0:00 Hello, this is Bea &amp; Ann ", " Play from 1:01 Goodbye "):
             assert part in said
         assert "<mark>Ann</mark>" in text and "aria-current" not in text
-        assert 'preload="none"' in text and 'src="?text=ann&amp;play=%2F1.mp3"' in text
+        played = 'src="?text=ann&amp;play=%2F1.mp3&amp;received='
+        assert 'preload="none"' in text and re.search(rf'{re.escape(played)}[0-9]+"', text)
         links = re.findall(r'<a href="([^"]*at=[^"]*)"', text)
         assert links[1] == "?text=ann&amp;details=%2F1.mp3&amp;at=61.500#segment-2"
         text = html(receiver, links[1].replace("&amp;", "&").partition("#")[0])
-        assert 'src="?text=ann&amp;play=%2F1.mp3#t=61.500"' in text and "autoplay" in text
+        assert re.search(rf'{re.escape(played)}[0-9]+#t=61.500"', text) and "autoplay" in text
         assert re.findall(r'<li id="(\S+)" [^>]*class="playing" aria-current="true">', text) == [
             "segment-2"
         ]
@@ -161,6 +162,25 @@ class TestAudio:
         answer = get(receiver, "?download=1.mp3")
         assert (answer.status, answer.body) == (200, AUDIO)
         assert re.fullmatch(expected, saved_as(answer)), saved_as(answer)
+
+    @pytest.mark.parametrize("action", ["play", "download"])
+    def test_link_is_to_the_recording_that_was_listed(self, receiver, action):
+        """Another may take its name before somebody clicks, and the catalog learns of it later."""
+        send(receiver, "1.mp3", AUDIO, caller_id_name="Ann")
+        link = found(receiver)["recordings"][0][action]
+        for number in range(3):
+            receiver.put("/kzr/1.mp3?caller_id_name=Bob", b"other%d" % number)
+            answer = receiver.request("GET", link, headers=basic("ann:secret"))
+            assert (answer.status, answer.body) == (200, AUDIO)
+        count = len(audits(receiver))
+        assert receiver.request("GET", link, headers=basic("jörg:x")).body == AUDIO
+        assert audits(receiver)[count:] == [
+            f"user=j%C3%B6rg action={action} recording=1~1.mp3 client=127.0.0.1"
+        ]
+        (receiver.storage / "1~1.mp3").unlink()
+        answer = receiver.request("GET", link, headers=basic("ann:secret"))
+        assert answer.status == 404 and "load the page again" in answer.text
+        assert get(receiver, "?play=1.mp3&received=x").status == 400
 
     @pytest.mark.parametrize("action", ["play", "download", "details", "captions"])
     @pytest.mark.parametrize(

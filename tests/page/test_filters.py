@@ -153,6 +153,28 @@ class TestTimes:
             assert found(receiver)["timezone"] == name
             receiver.stop()
 
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [
+            ("Europe/Berlim", "UTC"),
+            ("Berlin", "UTC"),
+            (":Europe/Berlin", "Europe/Berlin"),
+            ("XYZ-3", "XYZ"),
+            ("", "UTC"),
+        ],
+    )
+    def test_name_is_that_of_the_zone_whose_times_are_shown(self, monkeypatch, name, shown):
+        from receiver.page import presentation
+
+        monkeypatch.setattr(presentation, "zone", lambda: None)
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+        try:
+            assert presentation.zone_name() == shown
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+
     def test_zone_that_nobody_knows_stops_the_start(self):
         from receiver.config import load
         from receiver.errors import SettingError
@@ -180,6 +202,19 @@ class TestAudit:
             get(receiver, query)
         receiver.request("HEAD", "/browse/?text=refund", headers=basic("ann:secret"))
         assert audits(receiver)[count:] == []
+
+    def test_no_name_of_a_file_forges_a_line(self, receiver, catalog):
+        """Files that were put there by hand may be called anything."""
+        from receiver.storage import open_storage
+
+        name = "x\naudit user=bob action=play recording=y z.mp3"
+        (receiver.storage / name).write_bytes(AUDIO)
+        catalog.refresh(open_storage(str(receiver.storage), read_only=True), name)
+        count = len(audits(receiver))
+        assert get(receiver, f"?play={quote(name)}").status == 200
+        assert audits(receiver)[count:] == [
+            f"user=ann action=play recording={quote(name)} client=127.0.0.1"
+        ]
 
     def test_exports(self, receiver):
         send(receiver, "call_recording_1.mp3", **ANN)

@@ -50,6 +50,8 @@ PARTS = (
     Part("full"),
     Part("jobs", ("--seconds=10", "--rounds=5")),
     Part("timing"),
+    Part("doubling"),
+    Part("abuse", ("--seconds=15",)),
     Part("audit"),
 )
 

@@ -116,8 +116,8 @@ MUTATIONS = [
     Mutation(
         "refusal of a body without a length",
         BODY,
-        "if self.length is None and not (chunked and",
-        "if False and not (chunked and",
+        "        if not self._has_end:\n            raise",
+        "        if False:\n            raise",
         IN_REFUSALS,
     ),
     Mutation(
@@ -194,8 +194,8 @@ MUTATIONS = [
     Mutation(
         "size check of the metadata",
         PUBLISH,
-        "if os.fstat(file.fileno()).st_size != len(data):",
-        "if False:",
+        "check_written(file, len(data))",
+        "file.flush()",
         IN_FAULTS,
     ),
     Mutation(
@@ -456,15 +456,15 @@ MUTATIONS = [
     Mutation(
         "comparison of bytes, not only of sizes",
         PUBLISH,
-        "if data != os.pread(other, BUFFER, offset):",
-        "if False:",
+        "os.pread(one, BUFFER, at) == os.pread(other, BUFFER, at) for at",
+        "True for at",
         IN_STORAGE,
     ),
     Mutation(
         "comparison past the first piece",
         PUBLISH,
-        "        if not data:\n            break",
-        "        if True:\n            break",
+        "for at in range(0, size, BUFFER)",
+        "for at in range(0, min(size, BUFFER), BUFFER)",
         IN_STORAGE,
     ),
     Mutation(
@@ -580,6 +580,34 @@ MUTATIONS = [
         "if self._matches(expected, secret, is_read_back) and user in known:",
         "if self._matches(expected, secret, is_read_back):",
         ("test_access.py",),
+    ),
+    Mutation(
+        "what is known of wrong credentials",
+        "receiver/guesses.py",
+        "if digest in self._wrong:",
+        "if False:",
+        ("test_guesses.py",),
+    ),
+    Mutation(
+        "pause of who guesses",
+        "receiver/guesses.py",
+        "wait = max(pause - PAUSE * FREE, queue.rested - now - SLACK)",
+        "wait = queue.rested - now - SLACK",
+        ("test_guesses.py",),
+    ),
+    Mutation(
+        "part of the time that guesses take",
+        "receiver/guesses.py",
+        "wait = max(pause - PAUSE * FREE, queue.rested - now - SLACK)",
+        "wait = pause - PAUSE * FREE",
+        ("test_guesses.py",),
+    ),
+    Mutation(
+        "one check of a hash at a time",
+        "receiver/guesses.py",
+        "        with queue.turn:\n            began = self._clock()",
+        "        if True:\n            began = self._clock()",
+        ("test_guesses.py",),
     ),
     Mutation(
         "id of the recording that is asked for",

@@ -157,6 +157,39 @@ class TestIds:
             call.add(id_, quote(field))
         assert [call.read(f"?id={id_}") for id_ in "ABC"] == [call.audio("A"), call.audio("B"), 404]
 
+    @pytest.mark.parametrize("field", ["recording_id", "id", IN_CHANNEL])
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            ("&".join(f"v{n}=1" for n in range(80)) + "&", ""),
+            ("", "&{field}="),
+            ("{field}=Z&", "&{field}=&{field}"),
+        ],
+        ids=["after many fields", "an empty one follows", "it is repeated"],
+    )
+    def test_id_of_an_upload_is_never_dropped(self, receiver, field, before, after):
+        call = Call(receiver)
+        for id_ in "AB":
+            query = f"{before}{{field}}={id_}{after}".format(field=quote(field))
+            put(receiver, f"{call.target}?{query}", call.audio(id_))
+        for id_ in "AB":
+            assert call.read(f"?id={id_}") == call.audio(id_)
+        assert call.read("?id=C") == 404
+
+    def test_id_of_a_long_document_is_never_dropped(self, receiver):
+        call = Call(receiver)
+        many = {f"v{n}": n for n in range(80)}
+        last = (
+            {"recording_id": "A"},
+            {"id": "B"},
+            {"custom_channel_vars": {"Media-Recording-ID": "C"}},
+        )
+        for id_, told in zip("ABC", last, strict=True):
+            headers = {"Content-Type": TYPE + B}
+            body = form(call.audio(id_), many | told)
+            assert receiver.request("PUT", call.target, body, headers=headers).status in (200, 201)
+        assert [call.read(f"?id={id_}") for id_ in "ABC"] == [call.audio(id_) for id_ in "ABC"]
+
     def test_own_id_counts_before_the_channels(self, receiver):
         """Two recordings on one leg share its variables."""
         call = Call(receiver, "A")

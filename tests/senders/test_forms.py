@@ -18,6 +18,7 @@ FILE = (
     + b"content-type: audio/mpeg\r\n\r\n"
     + AUDIO
 )
+FILE_HEAD = FILE[: FILE.index(b"\r\n\r\n")]
 END = f"\r\n--{B}--\r\n".encode()
 
 
@@ -90,9 +91,40 @@ class TestServer:
 
     def test_text_fields_are_bounded_and_hold_no_token(self, worker):
         fields = [field(name, b"secret") for name in ("token", "Recording")]
-        fields += [field(f"n{n}", b"v" * 100_000) for n in range(100)]
+        fields += [field(f"n{n}", b"v" * 10_000) for n in range(100)]
         assert post(worker, b"".join([*fields, FILE, END])).status == 201
         assert worker.metadata("A/D/X.mp3") == {f"n{n}": "v" * 1024 for n in range(64)}
+
+    @pytest.mark.parametrize(
+        ("body", "line"),
+        [
+            (b"x" * 9000, "what is before its first part is longer than 8192 bytes"),
+            (b"\r\n" * 5000 + FILE, "what is before its first part is longer than 8192 bytes"),
+            (FILE_HEAD + b"a" * 9000, "a part's head is longer than 8192 bytes"),
+            (FILE_HEAD + b"\r\na: b" * 2000 + END, "a part's head is longer than 8192 bytes"),
+            (field("n" * 9000, b"") + FILE, "a part's head is longer than 8192 bytes"),
+            (FILE + END + b"x" * 9000, "what follows its last part is longer than 8192 bytes"),
+            (field("a", b"") * 300 + FILE, "it has more than 256 parts"),
+            (field("a", bytes(1_100_000)) + FILE, "its text fields are longer than 1048576 bytes"),
+        ],
+    )
+    def test_what_is_around_a_recording_is_bounded(self, worker, body, line):
+        answer = post(worker, body + FILE + END)
+        assert (answer.status, answer.line) == (400, f"the multipart body is broken: {line}")
+        assert worker.stored() == {}
+
+    @pytest.mark.parametrize(
+        "begin", [b"", FILE[: FILE.index(b"form-data")], FILE_HEAD, FILE + END, field("a", b"")]
+    )
+    def test_64_mib_in_a_form_that_are_no_recording_cost_less_than_2_mib(self, start, begin):
+        receiver = start("--threads=1")
+        (process,) = receiver.workers
+        post(receiver, form(AUDIO))
+        before = peak(process)
+        answer = post(receiver, begin + b"x" * 64 * MIB)
+        assert answer.status == 400, answer.text
+        assert peak(process) - before < 2 * MIB
+        assert list(receiver.stored()) == ["A/D/X.mp3"]
 
     @pytest.mark.parametrize(
         "body",

@@ -12,6 +12,7 @@ import pytest
 from receiver.core.naming import RecordingName, sidecar
 from receiver.errors import Held, NameExists, NameTaken, NotStored, StorageFailed, Superseded
 from receiver.parts import Outcome, Storage
+from receiver.reading.choice import milliseconds, open_received
 from receiver.storage.base import open_named
 from receiver.storage.paths import numbered
 from support.storages import NAME, publish
@@ -50,6 +51,20 @@ class StorageContract:
             with closing(storage.open(path)) as recording:
                 found.add((recording.etag, recording.file.read()))
         assert found == {*zip(etags, (b"one", b"two", b"six"), strict=True)}
+
+    def test_recording_keeps_its_time_when_it_is_superseded(self, storage):
+        """By which a page that is older than that still finds it."""
+        path = publish(storage, b"one").path
+        with closing(storage.open(path)) as recording:
+            received = milliseconds(recording.modified)
+        for data in (b"two", b"three"):
+            time.sleep(0.01)  # the clock goes on
+            publish(storage, data)
+            found, recording = open_received(storage, path, received)
+            with closing(recording):
+                assert (found, recording.read(10)) == (numbered(path, 1), b"one")
+        with pytest.raises(NotStored):
+            open_received(storage, path, received - 1)
 
     def test_recordings_of_one_name_have_etags_of_their_own_though_they_came_at_once(self, storage):
         etags = set()
