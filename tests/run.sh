@@ -33,7 +33,7 @@ want mariadbd mariadb-server
 want chromium chromium
 want flite flite
 want sox sox
-for module in wsgi:libapache2-mod-wsgi-py3 xsendfile:libapache2-mod-xsendfile; do
+for module in wsgi:fail2ban libapache2-mod-qos libapache2-mod-wsgi-py3 xsendfile:libapache2-mod-xsendfile; do
     [ -e "/usr/lib/apache2/modules/mod_${module%%:*}.so" ] || packages="$packages ${module#*:}"
 done
 [ -n "$(ls /usr/lib/apache2/modules/libphp*.so 2>/dev/null)" ] ||
