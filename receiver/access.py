@@ -3,7 +3,7 @@
 import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
@@ -167,6 +167,7 @@ class PlainAddress:
         return self.app(environ, start_response)
 
 
+@lru_cache(1024)
 def address_of(text: str) -> IPv4Address | IPv6Address | None:
     """The address that servers and proxies tell, some with a port, in brackets or with a zone."""
     text = text.strip().strip('"').strip()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from flask import Request, current_app, g, request
 
-from .errors import Forbidden, NameExists
+from .errors import Forbidden
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -337,12 +337,6 @@ class Jobs(Protocol):
 
     def add(self, stored: Stored) -> None:
         """Enqueue its jobs durably, each once for the same bytes."""
-
-    def unfinished(self, error: NameExists) -> Stored:
-        """The recording that exists because it was stored, and answered 503 for want of its jobs.
-
-        They are enqueued. Raises the error where none was missing.
-        """
 
     def check(self) -> None:
         """Raise as `add` would where nothing can be enqueued now."""

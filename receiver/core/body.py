@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 READ_AHEAD = 256 * 1024  # bytes; small reads straight from a WSGI server's input are slow
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 15.0
-LINGERS = (
-    "receiver.lingers"  # in a WSGI environment: the server takes in what comes after an answer
-)
+# In a WSGI environment: the server takes in what comes after an answer.
+LINGERS = "receiver.lingers"
 
 
 class Body(io.RawIOBase):

@@ -7,13 +7,13 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from ..errors import NameExists, NameTaken, StorageFailed, StorageFull
 from ..formats import SIDECARS
-from ..parts import Name, Outcome, Stored, etag_of, round_time
+from ..parts import Name, Outcome, Stored, etag_of
+from .body import check_written
 from .naming import sidecar
 
 FILE_MODE = 0o640
@@ -50,10 +50,7 @@ class Spool:
 
     @contextmanager
     def incoming(self, folder: str = "") -> Iterator[BinaryIO]:
-        """Open an empty file, which vanishes with its context unless it is published.
-
-        It has no name, so that a crash leaves nothing behind.
-        """
+        """Open a file without a name, which ends with its context, or a crash, or is published."""
         with storage_errors(), self._open_unnamed(self.place_of(folder)) as file:
             yield file
 
@@ -84,9 +81,7 @@ class Folder(Spool):
 
         `metadata` is the text of `NAME.json`, which is durable before the recording has its name.
         """
-        with storage_errors(), self.synced(metadata, name.folder) as beside:
-            round_time(file.fileno())
-            sync(file)
+        with storage_errors(), self.synced(metadata, name.folder, file) as beside:
             with self.folder(name.folder) as folder:
                 with locked(folder):
                     self.settle(name.filename, folder)
@@ -124,17 +119,16 @@ class Folder(Spool):
         return is_in(file, name.filename, folder)
 
     @contextmanager
-    def synced(self, data: bytes, folder: str) -> Iterator[BinaryIO | None]:
-        """Open a file without a name whose data is on disk; None where there is no data."""
+    def synced(self, data: bytes, folder: str, *others: BinaryIO) -> Iterator[BinaryIO | None]:
+        """Open a file without a name with data, None where there is none; all are on disk then."""
         if not data:
+            sync(*others)
             yield None
             return
         with self.incoming(folder) as file:
             file.write(data)
-            file.flush()
-            if os.fstat(file.fileno()).st_size != len(data):
-                raise OSError(errno.EIO, "The disk did not take all that was written to it")
-            sync(file)
+            check_written(file, len(data))
+            sync(*others, file)
             yield file
 
     def open_root(self) -> int:
@@ -176,9 +170,13 @@ class Folder(Spool):
             os.close(parent)
 
 
-def sync(file: BinaryIO) -> None:
-    os.fchmod(file.fileno(), FILE_MODE)
-    os.fsync(file.fileno())  # never retried: after a failure the pages count as clean
+def sync(*files: BinaryIO) -> None:
+    for file in files:
+        os.fchmod(file.fileno(), FILE_MODE)
+        # It begins to write: the file system knows where, and one commit is for all of them.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for file in files:
+        os.fsync(file.fileno())  # never retried: after a failure the pages count as clean
 
 
 @contextmanager
@@ -200,10 +198,8 @@ def exists(filename: str, folder: int) -> bool:
 
 
 def remove(filename: str, folder: int) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(filename, dir_fd=folder)
-    except FileNotFoundError:
-        pass
 
 
 def link_file(file: BinaryIO, filename: str, folder: int) -> None:
@@ -222,15 +218,10 @@ def is_in(file: BinaryIO, filename: str, folder: int) -> str:
 
 def same_bytes(one: int, other: int) -> bool:
     """Whether two open files hold the same."""
-    if os.fstat(one).st_size != os.fstat(other).st_size:
-        return False
-    for offset in count(0, BUFFER):
-        data = os.pread(one, BUFFER, offset)
-        if data != os.pread(other, BUFFER, offset):
-            return False
-        if not data:
-            break
-    return True
+    size = os.fstat(one).st_size
+    return size == os.fstat(other).st_size and all(
+        os.pread(one, BUFFER, at) == os.pread(other, BUFFER, at) for at in range(0, size, BUFFER)
+    )
 
 
 def open_recording(filename: str, folder: int) -> BinaryIO:

@@ -5,7 +5,7 @@ from functools import partial
 from flask import Blueprint, Flask, Response, current_app, request, url_for
 from flask.blueprints import BlueprintSetupState
 
-from ..errors import InvalidName, NameExists
+from ..errors import InvalidName
 from ..parts import Outcome, exchange, parts
 from .naming import NO_NAME, PlainConverter, RecordingConverter, RecordingName
 
@@ -36,12 +36,7 @@ def store(name: RecordingName) -> Response:
     incoming = partial(running.storage.incoming, name.folder)
     with body.as_file(incoming, config["CHUNK_SIZE"]) as file:
         only_new = request.headers.get("If-None-Match", "").strip() == "*"
-        try:
-            stored = running.storage.publish(file, name, body.metadata, only_new=only_new)
-        except NameExists as error:
-            if not running.jobs:
-                raise
-            stored = running.jobs.unfinished(error)
+        stored = running.storage.publish(file, name, body.metadata, only_new=only_new)
         exchange().stored = stored
     if running.jobs:
         running.jobs.add(stored)

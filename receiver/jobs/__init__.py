@@ -4,14 +4,35 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask
+from flask import Flask, Response
 
-from ..parts import Parts
+from ..answers import answer_error
+from ..errors import NameExists, ReceiverError
+from ..parts import Outcome, Parts, Stored, exchange
 from ..storage import beside, is_database
 
+if TYPE_CHECKING:
+    from .work import Jobs
+
 FILE = "queue.sqlite"
+
+
+def answer_existing(jobs: "Jobs", error: NameExists) -> Response:
+    """Answer a condition that fails for what we stored ourselves as the retry that it is.
+
+    That upload was answered 503, for want of its jobs; they are enqueued now.
+    """
+    stored = Stored(Outcome.IDENTICAL, error.path, etag=error.etag)
+    try:
+        if not stored.etag or not jobs.add_missing(stored):
+            return answer_error(error)
+    except ReceiverError as unavailable:
+        return answer_error(unavailable)
+    exchange().stored = stored
+    line = f"{stored.outcome}: {stored.path}, {exchange().body.received} bytes\n"
+    return Response(line, mimetype="text/plain")
 
 
 def has_queue(config: Mapping[str, Any]) -> bool:
@@ -42,6 +63,7 @@ def init_app(
     if not serving:
         return
     jobs.prepare()
+    app.register_error_handler(NameExists, partial(answer_existing, jobs))
     if by_storage and work:
         from ..storage.database import DatabaseStorage
 

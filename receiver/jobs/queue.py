@@ -37,6 +37,7 @@ FIRST_PAUSE = 5  # seconds
 PAUSE_FACTOR = 3  # from one pause to the next: the last is nine hours
 KEPT = 30 * 24 * 60 * 60  # seconds for which it is known that a job was done
 STEP = 500  # rows that are changed or read at a time
+BUSY_PAUSE = 0.001  # seconds
 SLACK = 2.0  # seconds by which clocks may differ that are right
 HOUR = 60 * 60
 LONGEST_REASON = 1000  # characters
@@ -346,10 +347,13 @@ class Queue:
             self._close_writer()
             self._make_ready()
             self._writer = self._database.engine.raw_connection()
+            cast(sqlite3.Connection, self._writer.driver_connection).execute(
+                "PRAGMA busy_timeout = 0"
+            )
         statement = _insertion(self._database.engine.dialect)
         driver = cast(sqlite3.Connection, self._writer.driver_connection)
         try:
-            driver.execute("BEGIN IMMEDIATE")
+            _begin(driver)
             driver.executemany(statement.string, _parameters(statement, rows))
             driver.execute("COMMIT")
         except BaseException:
@@ -369,6 +373,7 @@ class Queue:
     def _close_writer(self) -> None:
         writer, self._writer = self._writer, None
         if writer:
+            writer.invalidate()  # the pool's others wait for locks
             writer.close()
 
     def _make_ready(self) -> None:
@@ -407,6 +412,20 @@ class Queue:
 
 def _all(connection: sa.Connection, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
     return connection.execute(query).all()
+
+
+def _begin(driver: sqlite3.Connection) -> None:
+    """Begin to write, soon after other processes have ended: SQLite itself sleeps ever longer."""
+    deadline = time.monotonic() + ANSWER_TIMEOUT
+    while True:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > deadline:
+                raise
+        time.sleep(BUSY_PAUSE)
 
 
 def enqueue(connection: sa.Connection, stored: Stored, kinds: Sequence[str]) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import NameExists, SettingError, StorageUnavailable
-from ..parts import Backlog, Outcome, Parts, Stored
+from ..errors import SettingError, StorageUnavailable
+from ..parts import Backlog, Parts, Stored
 from ..sql import is_refused
 from .earlier import make_room
 from .event import Work
@@ -63,11 +63,9 @@ class Jobs:
         if self.kinds and not self._by_storage:
             self.queue.add(stored, [*self.kinds])
 
-    def unfinished(self, error: NameExists) -> Stored:
-        stored = Stored(Outcome.IDENTICAL, error.path, etag=error.etag)
-        if stored.etag and self.kinds and self.queue.add_missing(stored, [*self.kinds]):
-            return stored
-        raise error
+    def add_missing(self, stored: Stored) -> bool:
+        """Enqueue its jobs durably, and return whether there was one that was not known yet."""
+        return bool(self.kinds) and self.queue.add_missing(stored, [*self.kinds])
 
     def check(self) -> None:
         if self.kinds:

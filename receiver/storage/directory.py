@@ -203,6 +203,8 @@ class DirectoryStorage(Folder, BackEnd):
         self, file: BinaryIO, name: Name, metadata: bytes = b"", *, only_new: bool = False
     ) -> Stored:
         name = self.known_as(name)
+        with storage_errors():
+            round_time(file.fileno())
         try:
             return super().publish(file, name, metadata, only_new=only_new)
         except StorageFailed as error:
@@ -213,6 +215,7 @@ class DirectoryStorage(Folder, BackEnd):
             file.seek(0)
             shutil.copyfileobj(file, copy, COPIED_AT_ONCE)
             check_written(copy, file.tell())
+            round_time(copy.fileno())
             return super().publish(copy, name, metadata, only_new=only_new)
 
     def settle(self, filename: str, folder: int) -> None:

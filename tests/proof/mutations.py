@@ -194,8 +194,8 @@ MUTATIONS = [
     Mutation(
         "size check of the metadata",
         PUBLISH,
-        "if os.fstat(file.fileno()).st_size != len(data):",
-        "if False:",
+        "check_written(file, len(data))",
+        "file.flush()",
         IN_FAULTS,
     ),
     Mutation(
@@ -230,9 +230,15 @@ MUTATIONS = [
     Mutation(
         "fsync of the file",
         PUBLISH,
-        "            sync(file)\n            with self.folder(name.folder) as folder:",
-        "            os.fchmod(file.fileno(), FILE_MODE)\n"
-        "            with self.folder(name.folder) as folder:",
+        "            sync(*others)\n            yield None",
+        "            yield None",
+        SYNCED,
+    ),
+    Mutation(
+        "fsync of a file with metadata",
+        PUBLISH,
+        "            sync(*others, file)\n            yield file",
+        "            sync(file)\n            yield file",
         SYNCED,
     ),
     Mutation(
@@ -273,8 +279,8 @@ MUTATIONS = [
     Mutation(
         "fsync of the metadata",
         PUBLISH,
-        "            sync(file)\n            yield file",
-        "            os.fchmod(file.fileno(), FILE_MODE)\n            yield file",
+        "            sync(*others, file)\n            yield file",
+        "            sync(*others)\n            yield file",
         SYNCED,
     ),
     Mutation(
@@ -450,15 +456,15 @@ MUTATIONS = [
     Mutation(
         "comparison of bytes, not only of sizes",
         PUBLISH,
-        "if data != os.pread(other, BUFFER, offset):",
-        "if False:",
+        "os.pread(one, BUFFER, at) == os.pread(other, BUFFER, at) for at",
+        "True for at",
         IN_STORAGE,
     ),
     Mutation(
         "comparison past the first piece",
         PUBLISH,
-        "        if not data:\n            break",
-        "        if True:\n            break",
+        "for at in range(0, size, BUFFER)",
+        "for at in range(0, min(size, BUFFER), BUFFER)",
         IN_STORAGE,
     ),
     Mutation(
