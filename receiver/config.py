@@ -221,7 +221,7 @@ SETTINGS = (
         "another recording has the name: `keep-both`, or `refuse` the new one",
     ),
     Setting("CHUNK_SIZE", "1024", positive, "bytes that are read at a time"),
-    Setting("READ_TIMEOUT", "30", positive, "seconds that a sender may stall (gunicorn)"),
+    Setting("READ_TIMEOUT", "30", positive, "seconds that a client may stall (gunicorn)"),
     Setting("BODY_DEADLINE", "600", positive, "seconds that a whole upload may take (gunicorn)"),
 )
 

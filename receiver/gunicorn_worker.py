@@ -57,6 +57,7 @@ LINGER_SECONDS = 2.0  # for a client to read an answer and to end the connection
 MOST_DISCARDED = 256 * 1024  # bytes at a time
 _END_OF_HEAD = b"\r\n\r\n"
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n\r\n"
+_NO_HTTP = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"  # TLS, for one
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -132,10 +133,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self.poller.unregister(conn.sock)
             self.pending_conns.remove(conn)
             self._answer(conn)
-        elif not data or len(conn.head) > LONGEST_HEAD:
-            with suppress(OSError):
-                conn.sock.send(_TOO_LONG if data else b"")
+        elif not data:
             self._drop(conn, self.pending_conns)
+        elif len(conn.head) > LONGEST_HEAD or not conn.head[:1].isalpha():
+            self.poller.unregister(conn.sock)
+            self.pending_conns.remove(conn)
+            with suppress(OSError):
+                conn.sock.send(_TOO_LONG if len(conn.head) > LONGEST_HEAD else _NO_HTTP)
+            self._linger(conn, LINGER_SECONDS)
 
     def _drop(self, conn: Any, waiting: deque[Any]) -> None:
         """Close a connection that has sent no whole head."""
@@ -170,7 +175,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if self.cfg.is_ssl or not answer.exception() and answer.result():
             super().finish_request(conn, answer)
             return
-        seconds = LINGER_SECONDS if is_whole(conn.parser and conn.parser.mesg) else DRAIN_SECONDS
+        request = conn.parser and conn.parser.mesg
+        self._linger(conn, LINGER_SECONDS if is_whole(request) else DRAIN_SECONDS)
+
+    def _linger(self, conn: Any, seconds: float) -> None:
+        """Let a client read what it was answered, and discard what it still sends."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
             conn.sock.setblocking(False)

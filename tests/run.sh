@@ -25,6 +25,7 @@ want mount mount
 want prlimit util-linux
 want nginx nginx
 want apache2 apache2
+want fail2ban-regex fail2ban
 want php php-cli
 want wrk wrk
 want openssl openssl
@@ -33,7 +34,7 @@ want mariadbd mariadb-server
 want chromium chromium
 want flite flite
 want sox sox
-for module in wsgi:libapache2-mod-wsgi-py3 xsendfile:libapache2-mod-xsendfile; do
+for module in wsgi:libapache2-mod-wsgi-py3 xsendfile:libapache2-mod-xsendfile qos:libapache2-mod-qos; do
     [ -e "/usr/lib/apache2/modules/mod_${module%%:*}.so" ] || packages="$packages ${module#*:}"
 done
 [ -n "$(ls /usr/lib/apache2/modules/libphp*.so 2>/dev/null)" ] ||

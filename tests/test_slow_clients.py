@@ -89,6 +89,14 @@ def test_head_that_is_too_long_is_refused(receiver: Receiver):
     assert uploads(receiver)
 
 
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00", b"\0", b" "])
+def test_what_is_no_http_is_refused_at_once(receiver: Receiver, sent):
+    """As of a client that speaks TLS, and else waits for the rest of a handshake."""
+    with receiver.connect() as sock:
+        sock.sendall(sent)
+        assert read_answer(sock).status == 400
+
+
 @pytest.mark.parametrize("sent", [b"", LINE])
 def test_more_clients_than_a_worker_may_have_shut_nobody_out(receiver: Receiver, sent):
     with clients(receiver, 300, sent):

@@ -108,9 +108,10 @@ class Body(io.RawIOBase):
 
         Erlang's httpc sends a body to its end before it reads, and sees a closed connection
         in place of the answer if the server closes first. Of a body without an end, nobody knows
-        whether anything will come.
+        whether anything will come; but CGI's input ends.
         """
-        if not self._has_end or self._environ.get(LINGERS):
+        has_end = self._has_end or self._environ.get("wsgi.run_once")
+        if not has_end or self._environ.get(LINGERS):
             return
         deadline = time.monotonic() + DRAIN_SECONDS
         self._max_bytes = self.received + DRAIN_BYTES

@@ -9,6 +9,7 @@ and how soon after the attack an upload takes no longer than before.
 
     python tests/proof/abuse.py                        about six minutes
     python tests/proof/abuse.py --seconds 10 gunicorn  a first look
+    python tests/proof/abuse.py nginx mod_proxy        without the limits for each address
 """
 
 import argparse
@@ -35,15 +36,18 @@ from werkzeug.security import generate_password_hash
 
 from support.clients import Storing
 from support.folders import world_readable_folder
-from support.fronts import FRONTS
+from support.fronts import FRONTS, ApacheProxy, ModWsgi, limited, with_limits
 from support.receivers import Receiver
 
 SECRET = "s3cret"
 SIZE = 20_000  # bytes of a recording
 LARGE = 8 * 1024 * 1024
+# With the limits of deploy/ for each address that is not Kazoo's.
+ALL = ["gunicorn", "nginx+limits", "mod_proxy+limits", "mod_wsgi+limits"]
 OF_EACH, GUESSES = 200, 40
 UPLOADERS = 4
 RECOVERED = 10.0  # seconds
+APACHE = {"mod_proxy": ApacheProxy, "mod_wsgi": ModWsgi}
 BASIC = f"Basic {base64.b64encode(f'kazoo:{SECRET}'.encode()).decode()}"
 HEAD = "PUT /kzr/call_recording_attack.mp3 HTTP/1.1\r\nHost: x\r\n"
 
@@ -181,8 +185,13 @@ def measure(name: str, seconds: float) -> bool:
         folder = world_readable_folder()
         server: Storing = Receiver(folder, "--workers=2", **settings)
     else:
-        options = {} if name == "mod_wsgi" else {"options": ("--workers=2",)}
-        server = FRONTS[name](**settings, **options)
+        kind, _, limits = name.partition("+")
+        options = {} if kind == "mod_wsgi" else {"options": ("--workers=2",)}
+        if limits and kind in APACHE:
+            server = with_limits(APACHE[kind])(edit=limited, **settings, **options)
+        else:
+            edit = {"edit": limited} if limits else {}
+            server = FRONTS[kind](**settings, **options, **edit)
     attackers = None
     try:
         server.put("/kzr/call_recording_large.mp3", bytes(LARGE), headers={"Authorization": BASIC})
@@ -221,7 +230,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("fronts", nargs="*", default=["gunicorn", "nginx", "mod_proxy", "mod_wsgi"])
+    parser.add_argument("fronts", nargs="*", default=ALL)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--attack", type=int, metavar="PORT", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -1,13 +1,17 @@
 """Lets atheris look for inputs that mislead the parsers of names and of forms.
 
 atheris (libFuzzer for Python) changes its inputs for as long as that reaches code or branches that
-no input did before. Two processes run side by side, from the inputs in tests/data/fuzz on:
+no input did before. Three processes run side by side, from the inputs in tests/data/fuzz on:
 
 - naming: a request target becomes a stored path, which must be an ordinary one below the storage,
   must lead back to the same name, and must not be mistaken for what lies beside a recording;
 - forms: a body is read as a form, in pieces of a size of the input's choice. What Kazoo, urllib3
   or Python's email package make of a recording must come out as it went in, as it is or in base64,
   and cut nowhere; any other bytes must be refused, or give what Werkzeug's own form parser gives.
+
+- told: by its first letter an input is a query, a document, a number, an address, a range with its
+  conditions, a recording's audio, or a transcript. What is kept of a query or a document is as
+  short as documented, and can be read back.
 
 Anything but the documented errors, an input that takes seconds, and 1 GiB of memory are failures
 too; the smallest input that libFuzzer finds for one is printed.
@@ -36,7 +40,7 @@ from email.mime.application import MIMEApplication
 from email.mime.multipart import MIMEMultipart
 from email.policy import HTTP
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 # This folder, the tests and the project, which need not be the one that is installed.
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -45,15 +49,22 @@ sys.path.insert(0, str(Path(__file__).parents[0]))
 
 from report import tell
 from urllib3 import encode_multipart_formdata
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import RequestedRangeNotSatisfiable, RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
+from receiver.access import PlainAddress
+from receiver.catalog.durations import measured_duration
 from receiver.core.naming import BARE, LONGEST_FILENAME, RecordingName, sidecar
 from receiver.errors import IncompleteBody, InvalidName
 from receiver.formats import SIDECARS
-from receiver.senders import forms
+from receiver.numbers import digits_of, may_hold, numbers_in
+from receiver.page.transcript import excerpt, parse_vtt, pieces
+from receiver.reading.conditions import as_date, asked_range, judge
+from receiver.senders import forms, metadata
 from receiver.senders.sent import SentBody
-from receiver.senders.target import SentPath
+from receiver.senders.target import SentPath, _printable
+from receiver.storage import sidecars
 from receiver.storage.paths import call_id_of, extension_of, is_recording, numbered, original
 
 CORPUS = Path(__file__).parent.parent / "data" / "fuzz"
@@ -218,7 +229,90 @@ def as_email(recording: bytes) -> bytes:
     return form.as_bytes().partition(b"\r\n\r\n")[2]
 
 
-CHECKS: dict[str, Callable[[bytes], None]] = {"naming": check_naming, "forms": check_forms}
+# What senders and readers tell
+
+
+def check_told(data: bytes) -> None:
+    try:
+        PARSERS.get(data[:1], check_query)(data[1:])
+    except (IncompleteBody, RequestedRangeNotSatisfiable):  # as documented
+        pass
+
+
+def check_fields(fields: dict[str, Any]) -> None:
+    """What is stored of a query or a document is bounded, and reads back as it was."""
+    assert len(fields) <= metadata.MOST_FIELDS
+    waiting: list[object] = [fields]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            assert all(len(name) <= metadata.LONGEST_NAME for name in each)
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
+        else:
+            assert not isinstance(each, str) or len(each) <= metadata.LONGEST_VALUE
+    assert len(sidecars.from_json(sidecars.to_json(fields) or b"{}")) <= len(fields)
+
+
+def check_query(data: bytes) -> None:
+    check_fields(metadata.from_query(_printable(data.decode("latin-1"))))
+
+
+def check_document(data: bytes) -> None:
+    check_fields(metadata.from_json(data))
+
+
+def check_number(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    assert re.fullmatch("[0-9]*", digits_of(text)), text
+    assert all(re.fullmatch("[0-9]+", each) for each in numbers_in(text)), text
+    may_hold(text, "15550199", is_address=data[:1] == b"s")
+
+
+def check_address(data: bytes) -> None:
+    seen: list[str] = []
+    app = PlainAddress(lambda environ, start: seen.append(environ["REMOTE_ADDR"]) or [])
+    app({"REMOTE_ADDR": data.decode("latin-1")}, lambda *given: lambda data: None)
+    assert re.fullmatch(r"[\w.:-]*", seen[0], re.ASCII), seen
+
+
+def check_range(data: bytes) -> None:
+    names = ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since")
+    values = data.decode("latin-1").split("\n")
+    headers = Headers([pair for pair in zip(names, values, strict=False) if "\r" not in pair[1]])
+    modified = as_date(1e9)
+    assert judge(headers, "etag", modified) in (200, 304, 412)
+    found = asked_range(headers, 1000, "etag", modified, lambda: True)
+    assert found is None or 0 <= found[0] < found[1] <= 1000
+
+
+def check_audio(data: bytes) -> None:
+    assert 0 <= measured_duration(io.BytesIO(data), len(data)) <= len(data)
+
+
+def check_transcript(data: bytes) -> None:
+    cues = parse_vtt(b"WEBVTT\n\n" + data)
+    assert all(cue.start <= cue.end for cue in cues)
+    text = " ".join(cue.text for cue in cues)
+    assert "".join(piece for piece, _ in pieces(text, "a")) == text
+    excerpt(text, "a")
+
+
+PARSERS: dict[bytes, Callable[[bytes], None]] = {
+    b"q": check_query,
+    b"d": check_document,
+    b"n": check_number,
+    b"a": check_address,
+    b"r": check_range,
+    b"m": check_audio,
+    b"t": check_transcript,
+}
+CHECKS: dict[str, Callable[[bytes], None]] = {
+    "naming": check_naming,
+    "forms": check_forms,
+    "told": check_told,
+}
 MAKERS: dict[bytes, Callable[[bytes], bytes]] = {
     b"k": as_kazoo,
     b"K": lambda recording: as_kazoo(base64.b64encode(recording)),
@@ -322,7 +416,11 @@ def finish(search: Search) -> bool:
     )
 
 
-TOLD = {"naming": "names, from the request target to the path", "forms": "forms and base64"}
+TOLD = {
+    "naming": "names, from the request target to the path",
+    "forms": "forms and base64",
+    "told": "queries, documents, numbers, addresses, ranges, audio, transcripts",
+}
 
 
 def report(line: str) -> None:

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from socket import socket
 
+import pytest
+
 from support.clients import Storing
 from support.folders import SHARED, world_readable_folder
 from support.needs import need
@@ -166,6 +168,7 @@ class Apache(Front):
 
     program = "apache2"
     modules = ("mpm_event", "authz_core", "reqtimeout", "headers", "proxy", "proxy_http", "wsgi")
+    libraries: tuple[str, ...] = ()  # that modules want and do not load
     extra = ""
 
     def site(self, name: str, changes: dict[str, object]) -> str:
@@ -173,7 +176,8 @@ class Apache(Front):
         return shipped(name, {"*:80>": f"127.0.0.1:{self.port}>"} | changes)
 
     def start(self, site: str, **environ: str) -> None:
-        load = "\n".join(
+        load = "\n".join(f"LoadFile {library}" for library in self.libraries) + "\n"
+        load += "\n".join(
             f"LoadModule {name}_module {MODULES}/mod_{name}.so" for name in self.modules
         )
         conf = f"""
@@ -247,6 +251,31 @@ class Htaccess(Apache):
             </Directory>
             """
         )
+
+
+KAZOO = "127.0.0.1"  # whose address has no limits, where the others of this machine have
+
+
+def limited(conf: str) -> str:
+    """A shipped file with Kazoo's address in place of those that are near."""
+    conf = conf.replace("127.0.0.0/8 1;", f"{KAZOO}/32 1;")
+    return conf.replace("QS_SrvMaxConnExcludeIP 10.", f"QS_SrvMaxConnExcludeIP {KAZOO}")
+
+
+def need_limits() -> None:
+    """Skip unless Apache has mod_qos (libapache2-mod-qos)."""
+    if not (MODULES / "mod_qos.so").exists():
+        pytest.skip("libapache2-mod-qos is not installed")
+
+
+def with_limits(kind: type[Apache]) -> type[Apache]:
+    """An Apache with mod_qos."""
+
+    class WithQos(kind):  # type: ignore[misc, valid-type]
+        modules = (*kind.modules, "qos")
+        libraries = ("libpcre.so.3",)  # of Debian 12's
+
+    return WithQos
 
 
 @cache
