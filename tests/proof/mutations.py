@@ -582,6 +582,27 @@ MUTATIONS = [
         ("test_access.py",),
     ),
     Mutation(
+        "threads of their own for readers",
+        "receiver/gunicorn_worker.py",
+        "            threads = self.readers\n",
+        "",
+        ("test_slow_clients.py",),
+    ),
+    Mutation(
+        "answer before a body that is refused",
+        BODY,
+        " or self._environ.get(LINGERS)",
+        "",
+        ("test_slow_clients.py",),
+    ),
+    Mutation(
+        "bound on a part's head",
+        FORMS,
+        "if (is_before or is_head) and collected > LONGEST_HEAD:",
+        "if False:",
+        ("senders/test_forms.py",),
+    ),
+    Mutation(
         "what is known of wrong credentials",
         "receiver/guesses.py",
         "if digest in self._wrong:",
