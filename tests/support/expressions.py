@@ -145,10 +145,10 @@ SEEN: dict[str, str | Worst] = {
     ),
     "page/presentation.py: _UNSAFE_IN_FILENAMES": worst("search", ("", "a", "")),
     "page/presentation.py: _FORMATTING": worst("search", ("", "a", "")),
-    "page/presentation.py: zone_name": SYSTEM,
     "page/query.py: parse_query": worst("fullmatch", ("", "1", "")),
     "page/query.py: parse_query 2": worst("fullmatch", ("", "1", "")),
     "page/query.py: parse_at": worst("fullmatch", ("", "1", "")),
+    "page/query.py: parse_received": worst("fullmatch", ("", "1", ""), ("-", "1", "")),
     "page/transcript.py: _BREAK": worst("search", ("", "a", "")),
     "page/transcript.py: _TIMES": worst(
         "fullmatch",
