@@ -49,7 +49,8 @@ from receiver.storage.paths import numbered
 THEIRS, ANOTHERS = "+15551234567", "+15559876543"  # who asks for erasure, and somebody else
 OLD = 1_600_000_000.0  # long before what KZR_KEEP_DAYS keeps
 SAID = b"what the new transcript says"
-NOTES = re.compile(r"(.*/)?(\.kazoo-receiver|\.purges(~\.json)?|\.[^/]+\.versions)")
+# `.trial` is empty, of a start that was cut off.
+NOTES = re.compile(r"(.*/)?(\.kazoo-receiver|\.trial(-\w+)?|\.purges(~\.json)?|\.[^/]+\.versions)")
 DATABASES = re.compile(r"\.(catalog|queue)\.sqlite.*")
 Files = dict[str, bytes]
 

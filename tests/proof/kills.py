@@ -223,13 +223,18 @@ class Trial:
             at += step
 
     def twice(self, others: list[Operation], rng: random.Random) -> None:
-        """Kill it at a call, kill it or another at one, and let that get through."""
+        """Kill it at a call, kill it or another at one, and let both get through.
+
+        Where one has removed a part, the other cannot tell any more whose the rest is.
+        """
         second = rng.choice([self.operation, *others])
         at = [rng.randrange(1, self.calls + 1) for _ in range(2)]
         self.storage.begin(self.operation)
         self.run(self.operation.work, at[0])
         ran = self.run(second.work, at[1])
-        self.finish(second, f"killed at {at[0]}, {second.what} at {at[1]}", ran)
+        if second is not self.operation:
+            self.run(self.operation.work)
+        self.finish(second, f"{self.operation.what} killed at {at[0]}, it at {at[1]}", ran)
 
     def run(self, work: Callable[[], object], kill_at: int = 0) -> Ran:
         ran = run(work, self.storage.environ, kill_at)
