@@ -213,7 +213,9 @@ def left_to_chance(trace: str, storage: Path) -> str:
             failed.discard(call.result)
         elif call.name in WRITES:
             synced.discard(call.fd)
-            if call.path.startswith(f"{storage}/") and "(deleted)" not in call.arguments:
+            # What SQLite's index of its log says, it makes anew of the log after a crash.
+            is_stored = call.path.startswith(f"{storage}/") and not call.path.endswith("-shm")
+            if is_stored and "(deleted)" not in call.arguments:
                 changed.add(call.path)
             if call.name == "pwrite64":  # SQLite writes what it could not sync once more
                 failed.discard(call.fd)
