@@ -168,7 +168,7 @@ class ClientAddress:
         if self._proxies and (forwarded := environ.get("HTTP_X_FORWARDED_FOR")):
             told = forwarded.split(",")
             given = told[-self._proxies] if len(told) >= self._proxies else given
-        address = address_of(given)
+        address = address_of(given) if len(given) <= LONGEST_ADDRESS else None
         # What is none, such as a proxy's "unknown", is one word of a log and passes for no address.
         other = re.sub("[^A-Za-z0-9.:-]", "_", given.strip()[:LONGEST_ADDRESS])
         environ["REMOTE_ADDR"] = str(address) if address else other

@@ -43,7 +43,9 @@ class TestGoodReceiver:
             "a%252Fb.mp3",
             "cut.mp3",
         } <= names
-        hint = checked.text.splitlines()[-1].partition(": ")[2]
+        (hint,) = [
+            line.partition(": ")[2] for line in checked.text.splitlines() if ": rm -r " in line
+        ]
         assert hint.startswith("rm -r ACCOUNT/check-")
         subprocess.run(hint, shell=True, cwd=receiver.storage, check=True)
         assert receiver.stored() == {"ACCOUNT/X.mp3": b"audio"}

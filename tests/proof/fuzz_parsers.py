@@ -53,7 +53,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestedRangeNotSatisfiable, RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
-from receiver.access import PlainAddress
+from receiver.access import ClientAddress
 from receiver.catalog.durations import measured_duration
 from receiver.core.naming import BARE, LONGEST_FILENAME, RecordingName, sidecar
 from receiver.errors import IncompleteBody, InvalidName
@@ -272,9 +272,10 @@ def check_number(data: bytes) -> None:
 
 def check_address(data: bytes) -> None:
     seen: list[str] = []
-    app = PlainAddress(lambda environ, start: seen.append(environ["REMOTE_ADDR"]) or [])
-    app({"REMOTE_ADDR": data.decode("latin-1")}, lambda *given: lambda data: None)
-    assert re.fullmatch(r"[\w.:-]*", seen[0], re.ASCII), seen
+    app = ClientAddress(lambda environ, start: seen.append(environ["REMOTE_ADDR"]) or [], 1)
+    for name in ("REMOTE_ADDR", "HTTP_X_FORWARDED_FOR"):
+        app({name: data.decode("latin-1")}, lambda *given: lambda data: None)
+        assert re.fullmatch(r"[\w.:-]*", seen.pop(), re.ASCII), data
 
 
 def check_range(data: bytes) -> None:
