@@ -144,8 +144,9 @@ def test_refused_client_that_never_ends_is_cut_off(receiver: Receiver):
     (worker,) = receiver.workers
     descriptors = Path(f"/proc/{worker}/fd")
     before = len(list(descriptors.iterdir()))
-    with clients(receiver, 20, LINE + b"Content-Length: 1000\r\n\r\n"):
-        wait_for(lambda: len(list(descriptors.iterdir())) >= before + 20)
+    with clients(receiver, 20, LINE + b"Content-Length: 1000\r\n\r\n") as refused:
+        for sock in refused:
+            assert sock.recv(100).startswith(b"HTTP/1.1 401 ")
         wait_for(lambda: len(list(descriptors.iterdir())) <= before, 60)
 
 
