@@ -3,7 +3,7 @@
 #
 #   sh tests/run.sh            all of it
 #   sh tests/run.sh -k naming  ruff, mypy and only these tests, in turn: arguments go to pytest
-#   sh tests/run.sh --proof    tries to break the promise, for 15 minutes: see --proof --help
+#   sh tests/run.sh --proof    tries to break the promise, for up to 30 minutes: see --proof --help
 #
 # The environment is .venv beside the README, or the one that VENV names. Debian packages that are
 # missing are installed where apt-get may; without them the tests that need them are skipped, or
