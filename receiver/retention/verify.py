@@ -155,7 +155,8 @@ def _compare(
             raise StorageFailed(f"{read} bytes of it could be read, and it has {recording.size}")
         row = catalog.get(path) if catalog else None
         source, known = "metadata", str(sidecars.told(storage, path).get("sha256") or "").lower()
-        if not known and row:
+        # The catalog may still tell of the one that had the name before.
+        if not known and row and _is_settled(recording.modified, now):
             source, known = "catalog", row.sha256
         changed = [
             _told(digest, each, where)
