@@ -82,15 +82,21 @@ def verify(
         if not recording.is_gone:
             seen.add(recording.path)
         progress(recording)
-    missing = set()
-    for path in catalog.paths() if catalog else ():
-        if path not in seen and not is_stored(storage, path):
-            missing.add(path)
-            report.tell("missing", path, "in the catalog, but not stored")
+    missing = {*_missing(storage, catalog, seen)} if catalog else set()
+    for path in missing:
+        report.tell("missing", path, "in the catalog, but not stored")
     for path in _lone(storage, seen):
         if recording_of(path) not in missing:
             report.tell("alone", path, "its recording is not stored")
     return report
+
+
+def _missing(storage: Storage, catalog: Catalog, seen: set[str]) -> list[str]:
+    """What only the catalog has, and still has when there was time to forget what is erased."""
+    found = [each for each in catalog.paths() if each not in seen and not is_stored(storage, each)]
+    if found:
+        time.sleep(ARRIVING)
+    return [each for each in found if catalog.get(each) and not is_stored(storage, each)]
 
 
 def _lone(storage: Storage, seen: set[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -106,6 +107,15 @@ def test_checksum_of_the_catalog_counts_where_the_metadata_have_none(directory, 
     assert verify(directory, catalog, time.time()).wrong == []  # the catalog may lag behind
     digest = hashlib.sha256(b"third").hexdigest().upper()  # which counts more
     attach(directory, str(NAMES[2]), "json", json.dumps({"sha256": digest}).encode())
+    assert verify(directory, catalog, LATER).wrong == []
+
+
+def test_what_is_erased_meanwhile_is_not_missing(directory, catalog, monkeypatch):
+    reindex(catalog, directory)
+    path = str(NAMES[0])
+    directory.delete(path)
+    forget = partial(catalog.forget, directory, [path])
+    monkeypatch.setattr(time, "sleep", lambda seconds: forget())
     assert verify(directory, catalog, LATER).wrong == []
 
 
