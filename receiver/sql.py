@@ -251,16 +251,7 @@ class Database:
 
     def _use_write_ahead_log(self, connection: sqlite3.Connection) -> None:
         """Switch a new file; SQLite does not wait for others that do so at the same moment."""
-        deadline = time.monotonic() + self._timeout
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not is_busy or time.monotonic() > deadline:
-                    raise
-            time.sleep(RETRY_PAUSE)
+        execute_when_free(connection, "PRAGMA journal_mode = WAL", self._timeout, RETRY_PAUSE)
 
     def _session(self) -> list[str]:
         if self.kind == "postgresql":
@@ -284,6 +275,22 @@ class Database:
             # KiB, for each connection: a worker has many, and the system caches for all of them.
             f"PRAGMA cache_size = -{2000 if self._durable else 500}",
         ]
+
+
+def execute_when_free(
+    connection: sqlite3.Connection, statement: str, timeout: float, pause: float
+) -> None:
+    """Execute a statement that other processes keep waiting, again after each `pause`, seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > deadline:
+                raise
+        time.sleep(pause)
 
 
 def _begin(connection: Connection) -> None:

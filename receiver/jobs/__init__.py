@@ -67,5 +67,5 @@ def init_app(
     if by_storage and work:
         from ..storage.database import DatabaseStorage
 
-        assert isinstance(parts.storage, DatabaseStorage)  # noqa: S101 - for mypy
+        assert isinstance(parts.storage, DatabaseStorage)  # noqa: S101 - for mypy: see by_storage
         parts.storage.also = partial(enqueue, kinds=[*work])

@@ -59,6 +59,7 @@ def _count(file: Path) -> tuple[int, int]:
             raise FileNotFoundError
         waiting = 0
         for table in there & {*_WAITING}:
+            # Of our own names alone.
             counted = f"SELECT count(*) FROM {table} WHERE instr(data, ?) = 0"  # noqa: S608
             waiting += database.execute(counted, (_HOURLY,)).fetchone()[0]
         failed = "SELECT count(*) FROM kv WHERE key LIKE 'failed:%'"

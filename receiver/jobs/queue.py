@@ -25,7 +25,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..errors import StorageUnavailable
 from ..parts import Backlog, Outcome, Stored
-from ..sql import Busy, Database, line_of
+from ..sql import Busy, Database, execute_when_free, line_of
 from .event import Event
 from .tables import jobs, tables, times, workers
 
@@ -416,16 +416,7 @@ def _all(connection: sa.Connection, query: sa.Select[Any]) -> Sequence[sa.Row[An
 
 def _begin(driver: sqlite3.Connection) -> None:
     """Begin to write, soon after other processes have ended: SQLite itself sleeps ever longer."""
-    deadline = time.monotonic() + ANSWER_TIMEOUT
-    while True:
-        try:
-            driver.execute("BEGIN IMMEDIATE")
-            return
-        except sqlite3.OperationalError as error:
-            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not is_busy or time.monotonic() > deadline:
-                raise
-        time.sleep(BUSY_PAUSE)
+    execute_when_free(driver, "BEGIN IMMEDIATE", ANSWER_TIMEOUT, BUSY_PAUSE)
 
 
 def enqueue(connection: sa.Connection, stored: Stored, kinds: Sequence[str]) -> None:
@@ -516,7 +507,7 @@ def _insertion(dialect: sa.Dialect) -> SQLCompiler:
         )
     columns = [column.name for column in jobs.c if column.name != "id"]
     compiled = known.inline().compile(dialect=dialect, column_keys=columns)
-    assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for mypy
+    assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for mypy: dialects of SQL make one
     return compiled
 
 

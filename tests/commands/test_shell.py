@@ -183,31 +183,28 @@ def test_wrong_setting_ends_a_command_in_one_line(service):
     assert shown.stderr.count("\n") == 1
 
 
-def test_service_user_needs_no_file_where_the_environment_says_all(service):
-    """As under systemd, which reads the file and then starts the service as its user."""
-    service.record(about=ABOUT)
-    command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups"]
-    shown = subprocess.run(
-        [*command, installed() / ".venv/bin/kazoo-receiver", "verify"],
+def verify_as(service, *user):
+    """Run by a user that setpriv becomes, with the storage alone in the environment."""
+    return subprocess.run(
+        ["setpriv", *user, installed() / ".venv/bin/kazoo-receiver", "verify"],
         env={"PATH": os.environ["PATH"], "KZR_STORAGE": str(service.storage)},
         capture_output=True,
         text=True,
         cwd="/",
     )
+
+
+def test_service_user_needs_no_file_where_the_environment_says_all(service):
+    """As under systemd, which reads the file and then starts the service as its user."""
+    service.record(about=ABOUT)
+    shown = verify_as(service, f"--reuid={USER}", f"--regid={USER}", "--init-groups")
     assert (shown.returncode, shown.stderr) == (0, f"storage: {service.storage}, as {USER}\n")
 
 
 def test_another_user_is_told_to_be_root(service):
     service.record(about=ABOUT)
     service.storage.chmod(0o750)
-    command = ["setpriv", "--reuid=nobody", "--clear-groups", "--regid=nogroup"]
-    shown = subprocess.run(
-        [*command, installed() / ".venv/bin/kazoo-receiver", "verify"],
-        env={"PATH": os.environ["PATH"], "KZR_STORAGE": str(service.storage)},
-        capture_output=True,
-        text=True,
-        cwd="/",
-    )
+    shown = verify_as(service, "--reuid=nobody", "--clear-groups", "--regid=nogroup")
     assert shown.returncode == 1
     assert shown.stderr.splitlines()[1:] == [
         f"Error: cannot look into {service.storage}: Permission denied: run this as root"

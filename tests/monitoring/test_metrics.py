@@ -75,7 +75,7 @@ def test_files_of_workers_that_ended_are_put_together(start, monkeypatch, tmp_pa
         receiver.put(f"/kzr/{number}.mp3")
         (worker,) = receiver.workers
         os.kill(worker, signal.SIGKILL)
-        wait_for(lambda: receiver.workers and worker not in receiver.workers)  # noqa: B023
+        wait_for(lambda: receiver.workers and worker not in receiver.workers)  # noqa: B023 - called now
         found = wait_for(lambda: figures(receiver), 30)
         assert found['receiver_uploads_total{outcome="created"}'] == number + 1
         assert found["receiver_upload_seconds_count"] == number + 1

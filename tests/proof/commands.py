@@ -25,8 +25,8 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 # What commands import when they are called is imported once, before processes are forked.
-import sqlalchemy.dialects.sqlite  # noqa: F401
-import tinytag  # noqa: F401
+import sqlalchemy.dialects.sqlite  # noqa: F401 - see above
+import tinytag  # noqa: F401 - see above
 
 import receiver.answers
 import receiver.catalog
@@ -36,7 +36,7 @@ import receiver.page
 import receiver.reading
 import receiver.retention
 import receiver.senders
-import receiver.storage.directory  # noqa: F401
+import receiver.storage.directory  # noqa: F401 - see above
 from receiver import create_app, shell
 from receiver.catalog.tables import recordings, terms
 from receiver.core.naming import RecordingName, sidecar
